@@ -1,0 +1,43 @@
+"""gprior: imaging inverse problems solved with generative models as priors.
+
+    minimise over latents u:   data term(A G(u), y)  +  what the method believes about u
+
+Every public name is imported on first use, so that ``import gprior`` costs
+next to nothing and never pulls in deepinv or torchvision.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Reconstructor": "gprior.reconstructor",
+    "Result": "gprior.result",
+    "load_prior": "gprior.priors",
+    "solve": "gprior.solving",
+}
+_MODULES = ("operators", "priors", "solvers")
+
+__all__ = ["Reconstructor", "Result", "load_prior", "operators", "priors", "solve", "solvers"]
+
+if TYPE_CHECKING:
+    from gprior import operators, priors, solvers
+    from gprior.priors import load_prior
+    from gprior.reconstructor import Reconstructor
+    from gprior.result import Result
+    from gprior.solving import solve
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"gprior.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'gprior' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
