@@ -1,0 +1,143 @@
+"""An image on a grid of another size, and back: `fit` and `unfit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["fit", "unfit"]
+
+
+def fit(
+    array: ArrayLike, size: Sequence[int], mode: Literal["pad", "crop", "stretch"] = "pad"
+) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Bring an image onto a grid of another size.
+
+    Resampling is bicubic, with the kernel widened for shrinking (antialiased), on pixel areas:
+    the outer edges of the first and last pixels correspond. Values are computed in float32.
+
+    Parameters
+    ----------
+    array : array-like
+        Shape (C, H, W).
+    size : (int, int)
+        Target height and width.
+    mode : {"pad", "crop", "stretch"}
+        ``"pad"`` keeps the aspect ratio, shows all of the image and adds zeros at two sides;
+        ``"crop"`` keeps the aspect ratio and cuts two sides off; ``"stretch"`` changes it.
+
+    Returns
+    -------
+    array : ndarray, float64
+        Shape (C, *size).
+    record : dict
+        Ready for JSON; `unfit` takes it.
+
+    Raises
+    ------
+    ValueError
+        When the array is not (C, H, W), the size not two positive integers, or the mode unknown.
+
+    Examples
+    --------
+    >>> array, record = fit(np.ones((1, 30, 20)), (6, 6))
+    >>> array[0, 3].tolist(), record["resized"], record["offset"]
+    ([0.0, 1.0, 1.0, 1.0, 1.0, 0.0], [6, 4], [0, 1])
+    """
+    array = np.asarray(array, dtype=np.float64)
+    if array.ndim != 3 or array.size == 0:
+        raise ValueError(f"array must be (C, H, W) and not empty, got shape {array.shape}")
+    target = [int(n) for n in size]
+    if len(target) != 2 or min(target) < 1 or list(size) != target:
+        raise ValueError(f"size must be two positive integers (H, W), got {tuple(size)}")
+    original = list(array.shape[1:])
+    ratios = [new / old for new, old in zip(target, original, strict=True)]
+    if mode == "stretch":
+        resized = target
+    elif mode in ("pad", "crop"):
+        ratio = min(ratios) if mode == "pad" else max(ratios)
+        resized = [max(1, round(n * ratio)) for n in original]
+    else:
+        raise ValueError(f"mode must be 'pad', 'crop' or 'stretch', got {mode!r}")
+    # Where the first pixel of the resized image lies on the target; negative where it is cut.
+    offset = [math.trunc((new - n) / 2) for new, n in zip(target, resized, strict=True)]
+    record = {
+        "mode": mode,
+        "original": original,
+        "size": target,
+        "resized": resized,
+        "offset": offset,
+    }
+    canvas, image = _overlap(record)
+    result = np.zeros((len(array), *target))
+    result[canvas] = _resize(array, resized)[image]
+    return result, record
+
+
+def unfit(array: ArrayLike, record: dict[str, Any]) -> NDArray[np.float64]:
+    """Bring a result of `fit`'s size back onto the original grid.
+
+    Parameters
+    ----------
+    array : array-like
+        Shape (C, H, W) with the size that `fit` was asked for.
+    record : dict
+        What `fit` returned.
+
+    Returns
+    -------
+    ndarray, float64
+        Shape (C, H0, W0) of the original. Pixels that ``"crop"`` had cut off are 0.
+
+    Raises
+    ------
+    ValueError
+        When the array does not have the recorded size.
+    """
+    array = np.asarray(array, dtype=np.float64)
+    if array.ndim != 3 or list(array.shape[1:]) != record["size"]:
+        raise ValueError(
+            f"array must be (C, H, W) with (H, W) = {tuple(record['size'])}, the size that fit "
+            f"made, got shape {array.shape}"
+        )
+    canvas, image = _overlap(record)
+    # What was cut off is first continued from the edge, so that resampling does not pull zeros
+    # into the image, and then set to zero where the centre of a pixel was outside.
+    margins, outside = [(0, 0)], []
+    for kept, full, n in zip(image[1:], record["resized"], record["original"], strict=True):
+        margins.append((kept.start, full - kept.stop))
+        centre = (np.arange(n) + 0.5) * full / n
+        outside.append((centre < kept.start) | (centre > kept.stop))
+    result = _resize(np.pad(array[canvas], margins, mode="edge"), record["original"])
+    result[:, outside[0][:, None] | outside[1][None, :]] = 0
+    return result
+
+
+_Window = tuple[slice, slice, slice]
+
+
+def _overlap(record: dict[str, Any]) -> tuple[_Window, _Window]:
+    """Return the windows, of the target and of the resized image, that are the same pixels."""
+    canvas, image = [slice(None)], [slice(None)]
+    for n, full, offset in zip(record["size"], record["resized"], record["offset"], strict=True):
+        start, stop = max(0, offset), min(n, offset + full)
+        canvas.append(slice(start, stop))
+        image.append(slice(start - offset, stop - offset))
+    return (canvas[0], canvas[1], canvas[2]), (image[0], image[1], image[2])
+
+
+def _resize(array: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float64]:
+    if list(array.shape[1:]) == list(size):
+        return array.copy()
+    from PIL import Image
+
+    def resized(channel: NDArray[np.float64]) -> NDArray[np.float64]:
+        picture = Image.fromarray(channel.astype(np.float32))
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        return np.asarray(picture, dtype=np.float64)
+
+    return np.stack([resized(channel) for channel in array])

@@ -1,0 +1,296 @@
+"""What an image file is to gprior, and the plain formats: PNG, TIFF, JPEG and NPY.
+
+A format is two functions: ``read(path, slice) -> ImageFile`` and
+``encode(image, pixels, note) -> bytes``. `gprior.images` picks them and does the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gprior.files import restate
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 2**26
+"""Largest number of pixels (height times width) that is read: 8192 by 8192.
+
+A header of a few bytes can promise any size, so sizes are checked before pixels are decoded.
+"""
+
+EXTENSIONS = {
+    "png": (".png",),
+    "tiff": (".tif", ".tiff"),
+    "jpeg": (".jpg", ".jpeg"),
+    "npy": (".npy",),
+    "dicom": (".dcm", ".dicom", ".ima"),
+    "nifti": (".nii.gz", ".nii"),
+}
+
+
+CONVERT = "obtain the file again, or convert it to .npy with shape (H, W) or (3, H, W)"
+
+
+class ImageFileError(ValueError):
+    """A file that cannot be read or derived from; the message has the file, rule and remedy."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """An image in physical units, with what is needed to write a derived file.
+
+    Patient data never enters the public fields or the repr; a DICOM or NIfTI header is held
+    back for `gprior.images.write_like` alone.
+
+    Attributes
+    ----------
+    pixels : ndarray, float64
+        Shape (C, H, W), C 1 or 3, in physical units: Hounsfield units for CT, scaled values
+        for NIfTI, raw counts for PNG, TIFF, JPEG and integer NPY.
+    format : str
+        ``"png"``, ``"tiff"``, ``"jpeg"``, ``"npy"``, ``"dicom"`` or ``"nifti"``.
+    path : pathlib.Path
+        Where the image was read.
+    stored_dtype : str
+        NumPy name of the stored type, such as ``"uint16"``.
+    value_range : tuple of float or None
+        Range of the stored type where it is an unsigned raster, such as (0, 65535).
+    geometry : dict
+        What must survive, ready for JSON: spacing, orientation, position, slice.
+    inverted : bool
+        Whether large values are dark (DICOM MONOCHROME1).
+    padding : float or None
+        The value that marks pixels outside the scan, in physical units (DICOM).
+    """
+
+    pixels: NDArray[np.float64]
+    format: str
+    path: Path
+    stored_dtype: str
+    value_range: tuple[float, float] | None = None
+    geometry: dict[str, Any] = field(default_factory=dict)
+    inverted: bool = False
+    padding: float | None = None
+    _source: Any = None
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(n) for n in self.pixels.shape)
+        return f"ImageFile({self.path.name!r}, {self.format}, {shape}, {self.stored_dtype})"
+
+
+@contextmanager
+def guarded(problem: str, remedy: str = CONVERT) -> Iterator[None]:
+    """Turn what a library may raise on a damaged file into one error for the user.
+
+    The library's own words are dropped, warnings too: pydicom quotes the values of elements,
+    and those can be a patient's.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageFileError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise restate(error, f"{problem}: {error.strerror}; {remedy}") from None
+        raise ImageFileError(f"{problem} ({type(error).__name__}); {remedy}") from None
+
+
+def reading(path: Path, kind: str, remedy: str = CONVERT) -> AbstractContextManager[None]:
+    """Guard the reading of a file that was recognised as `kind`."""
+    return guarded(
+        f"{path} was recognised as {kind} but cannot be read: it is damaged, truncated or of an "
+        "unsupported variant",
+        remedy,
+    )
+
+
+def check_size(path: Path, height: int, width: int) -> None:
+    """Refuse an image without pixels or with more than `MAX_PIXELS`."""
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ImageFileError(
+            f"{path} has {height} x {width} pixels, the limit is 1 to {MAX_PIXELS}; "
+            "crop or resize it first"
+        )
+
+
+def pick(path: Path, slice: int | None, count: int) -> int:
+    """Return the slice index asked for, or the middle one."""
+    index = count // 2 if slice is None else slice
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
+        raise ImageFileError(
+            f"slice {slice!r} of {path} does not exist; give an integer from 0 to {count - 1}"
+        )
+    return index
+
+
+def to_stored(pixels: NDArray[np.float64], dtype: str, lo: float, hi: float) -> NDArray[Any]:
+    """Round to the nearest stored integer within [lo, hi]."""
+    return np.clip(np.rint(pixels), lo, hi).astype(dtype)
+
+
+# --- PNG, TIFF, JPEG -------------------------------------------------------------------------
+
+
+def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
+    """Read PNG, TIFF or JPEG: 16 bits kept, palettes resolved, alpha dropped, upright by EXIF."""
+    from PIL import Image, ImageOps
+
+    with reading(path, kind.upper()), Image.open(path, formats=(kind.upper(),)) as picture:
+        pages = getattr(picture, "n_frames", 1) if kind == "tiff" else 1
+        page = pick(path, slice, pages)
+        picture.seek(page)
+        check_size(path, picture.height, picture.width)
+        dtype = _raster_dtype(path, kind, picture)
+        white_is_zero = kind == "tiff" and picture.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+        # A colour profile describes the stored channels only where they are not converted.
+        keep = ["dpi", "icc_profile"] if picture.mode in ("L", "RGB") else ["dpi"]
+        options = {key: picture.info[key] for key in keep if picture.info.get(key)}
+        upright = ImageOps.exif_transpose(picture)
+        plain = upright if dtype != "uint8" else _plain_mode(upright)
+        pixels = np.asarray(plain).astype(np.float64)
+        dpi = tuple(float(value) for value in options.pop("dpi", ()))
+    if dtype == "uint16" and white_is_zero:
+        pixels = 65535 - pixels  # Pillow does this for 8 bits and leaves it out for 16.
+    top = {"uint8": 255.0, "uint16": 65535.0}.get(dtype)
+    geometry: dict[str, Any] = {"pages": pages, "page": page} if pages > 1 else {}
+    if len(dpi) == 2 and all(math.isfinite(value) for value in dpi):
+        options["dpi"], geometry["dpi"] = dpi, list(dpi)
+    return ImageFile(
+        pixels=pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0).copy(),
+        format=kind,
+        path=path,
+        stored_dtype=dtype,
+        value_range=None if top is None else (0.0, top),
+        geometry=geometry,
+        _source=options,
+    )
+
+
+def _raster_dtype(path: Path, kind: str, picture: Image.Image) -> str:
+    """Return the stored type; refuse what Pillow would silently reduce or wrap around."""
+    bits, signed = 8, False
+    if kind == "png":
+        with path.open("rb") as file:
+            bits = file.read(25)[24]  # bit depth, the ninth byte of IHDR
+    elif kind == "tiff":
+        tags = picture.tag_v2  # type: ignore[attr-defined]
+        bits, signed = max(tags.get(258, (1,))), tags.get(339, (1,))[0] == 2
+    single = picture.mode.startswith("I") or picture.mode == "F"
+    if bits > 8 and not single:
+        raise ImageFileError(
+            f"{path} is a {kind.upper()} with {bits} bits in each of several channels, which "
+            "cannot be read without losing precision; save it as .npy with shape (3, H, W), or "
+            "as 8-bit, or as 16-bit grayscale"
+        )
+    if (bits == 32 and picture.mode == "I" and not signed) or (bits == 8 and signed):
+        raise ImageFileError(
+            f"{path} is a TIFF of {'signed 8' if signed else 'unsigned 32'}-bit integers, which "
+            "is not supported; save it as .npy or as 16-bit TIFF"
+        )
+    if picture.mode == "F":
+        return "float32"
+    return f"{'int' if signed else 'uint'}{16 if 8 < bits <= 16 else 32 if bits > 16 else 8}"
+
+
+def _plain_mode(picture: Image.Image) -> Image.Image:
+    """Return mode L or RGB: alpha is dropped (not blended), a palette of grays becomes gray."""
+    from PIL import ImageChops
+
+    if picture.mode in ("La", "RGBa"):  # colours multiplied by alpha
+        picture = picture.convert(picture.mode.upper())
+    if picture.mode in ("1", "L", "LA"):
+        return picture.convert("L")
+    color = picture.convert("RGB")
+    red, green, blue = color.split()
+    gray = all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
+    return red if picture.mode in ("P", "PA") and gray else color
+
+
+def encode_raster(image: ImageFile, pixels: NDArray[np.float64], note: str) -> bytes:
+    """Encode in the stored type; JPEG is lossy, so at its best quality and without subsampling."""
+    options = dict(image._source)
+    kind, dtype = image.format, image.stored_dtype
+    if kind == "tiff":
+        # 270: ImageDescription. 339: SampleFormat, signed integers, for which Pillow has no mode.
+        options["tiffinfo"] = {270: _ascii(note)} | ({339: 2} if dtype == "int16" else {})
+        options["compression"] = "tiff_adobe_deflate"
+    if kind == "jpeg":
+        options |= {"quality": 100, "subsampling": 0, "comment": note}
+    if dtype == "float32":
+        stored: NDArray[Any] = pixels.astype(np.float32)
+    else:
+        stored = to_stored(pixels, dtype, np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if dtype == "int16":
+        stored = stored.view("uint16")
+    return encode_pixels(stored, kind, note, **options)
+
+
+def encode_pixels(stored: NDArray[Any], kind: str, note: str = "", **options: Any) -> bytes:
+    """Encode (1, H, W) or (3, H, W) stored values with Pillow."""
+    from PIL import Image, PngImagePlugin
+
+    if kind == "png" and note:
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("Description", note)
+        options["pnginfo"] = text
+    plain = stored[0] if len(stored) == 1 else np.ascontiguousarray(np.moveaxis(stored, 0, 2))
+    buffer = io.BytesIO()
+    Image.fromarray(plain).save(buffer, kind.upper(), **options)
+    return buffer.getvalue()
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()
+
+
+# --- NPY -------------------------------------------------------------------------------------
+
+
+def read_npy(path: Path, slice: int | None) -> ImageFile:
+    """Read an array of real numbers, (H, W), (1, H, W) or (3, H, W), without pickle."""
+    pick(path, slice, 1)
+    with reading(path, "NPY"):
+        # Mapped, so that a header that promises more than the file holds allocates nothing.
+        array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
+    if array.dtype.kind not in "buif":
+        raise ImageFileError(
+            f"{path} holds {array.dtype.name} values; an image has real numbers: save its "
+            "magnitude, or its real part"
+        )
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[0] in (1, 3)):
+        raise ImageFileError(
+            f"{path} has shape {array.shape}; an image is (H, W), (1, H, W) or (3, H, W): "
+            "choose a slice, or move the channels to the front, and save it again"
+        )
+    check_size(path, *array.shape[-2:])
+    top = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}.get(array.dtype.name)
+    return ImageFile(
+        pixels=np.array(array, dtype=np.float64).reshape(-1, *array.shape[-2:]),
+        format="npy",
+        path=path,
+        stored_dtype=array.dtype.name,
+        value_range=None if top is None else (0.0, top),
+        _source=array.ndim,
+    )
+
+
+def encode_npy(image: ImageFile, pixels: NDArray[np.float64], note: str) -> bytes:
+    """Encode as float (float32 for all but float64 sources), with the source's dimensions."""
+    dtype = np.float64 if image.stored_dtype in ("float64", "longdouble") else np.float32
+    buffer = io.BytesIO()
+    np.save(buffer, (pixels[0] if image._source == 2 else pixels).astype(dtype))
+    return buffer.getvalue()
