@@ -93,8 +93,9 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
         y : Tensor
             Measurements, shape (B, ...).
         **kwargs
-            ``solver`` ("CG", "lsqr", "BiCGStab", "minres"), ``max_iter``, ``tol`` and
-            ``verbose``, for this call only.
+            ``solver`` ("CG", "lsqr", "BiCGStab" or "minres"), ``max_iter`` and ``tol``, by
+            default the operator's own and here for this call only, and ``verbose``. Others
+            are ignored, as everywhere in deepinv.
 
         Returns
         -------
@@ -103,30 +104,33 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
         """
         y = self._checked("y", y, self.measurement_shape)
         with self._restored_settings():
-            x: Tensor = super().A_dagger(y, **kwargs)
+            x: Tensor = super().A_dagger(y, **_call_settings(kwargs))
         return x
 
-    def prox_l2(self, z: Any, y: Tensor, gamma: Any, **kwargs: Any) -> Tensor:
+    def prox_l2(
+        self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, **kwargs: Any
+    ) -> Tensor:
         """Return the minimiser of gamma/2 ||Ax - y||^2 + 1/2 ||x - z||^2.
 
         Parameters
         ----------
-        z : Tensor or float
-            Centre, shape (B, C, H, W).
+        z : Tensor, float or None
+            Centre, shape (B, C, H, W); None is zero.
         y : Tensor
             Measurements, shape (B, ...).
         gamma : float or Tensor
             Weight of the data.
         **kwargs
-            ``solver``, ``max_iter``, ``tol`` and ``verbose``, for this call only.
+            As for :meth:`A_dagger`.
 
         Returns
         -------
         Tensor
             Images, shape (B, C, H, W).
         """
+        y = self._checked("y", y, self.measurement_shape)
         with self._restored_settings():
-            x: Tensor = super().prox_l2(z, y, gamma, **kwargs)
+            x: Tensor = super().prox_l2(z, y, gamma, **_call_settings(kwargs))
         return x
 
     def _checked(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -165,6 +169,10 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
 
 def _identity(x: Any, **kwargs: Any) -> Any:
     return x
+
+
+def _call_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in (*_SOLVER_SETTINGS, "verbose") if name in kwargs}
 
 
 @contextlib.contextmanager

@@ -143,7 +143,8 @@ class Masking(Operator):
     def noise(self, x: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Add noise to the observed entries of clean measurements ``x``, (B, C, H, W)."""
         observed = self._mask_for("x", x, mask) > 0
-        return torch.where(observed, super().noise(x, **kwargs), 0)
+        # Noise without a value at zero (gamma) is spared the missing entries.
+        return torch.where(observed, super().noise(torch.where(observed, x, 1), **kwargs), 0)
 
     def update_parameters(self, mask: Tensor | None = None, **kwargs: Any) -> None:
         """Replace the mask, shape (H, W), (C or 1, H, W) or (B, C or 1, H, W), values in [0, 1]."""
