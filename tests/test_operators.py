@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -363,6 +364,7 @@ def test_can_be_saved_whole(row: Row, saved: Callable[[Operator], Operator], noi
         assert torch.equal(loaded(x), A(x))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # torch's own
 def test_gradients_are_those_of_finite_differences(row: Row) -> None:
     A = row.make().double()
     x = images(A, dtype=torch.float64).requires_grad_()
@@ -686,10 +688,9 @@ def test_downsampling_equals_deepinv(
     x = drawn(B, *size)
     y = theirs.A(x)
     assert_close(ours.A(x), y, 1e-5)
-    if padding != "valid" or all((s - y.shape[-1]) % factor == 0 for s in size[1:]):
+    if padding != "valid":  # deepinv's adjoint then takes only sizes that the factor divides
         v = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-        if padding != "valid":
-            assert_close(ours.A_adjoint(v), theirs.A_adjoint(v), 1e-5)
+        assert_close(ours.A_adjoint(v), theirs.A_adjoint(v), 1e-5)
 
 
 def test_downsampling_has_deepinv_s_default_padding() -> None:
@@ -867,7 +868,13 @@ print((peak - before) / 1e6)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_one_percent_of_a_large_image_fits_in_200_megabytes() -> None:
+    # Without the threshold glibc keeps freed blocks, between none and all from run to run.
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", MEMORY],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
     )
-    assert float(done.stdout) < 200
+    assert float(done.stdout) < 150

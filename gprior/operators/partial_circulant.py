@@ -194,8 +194,8 @@ class PartialCirculant(Operator):
 class _Linear(torch.autograd.Function):
     """Apply a linear map whose derivative is its transpose.
 
-    Differentiating the transforms one by one would take complex ones of full length: half
-    as much memory again for the same numbers.
+    Differentiating the transforms one by one would take complex ones of full length: twice
+    the memory for the same numbers.
     """
 
     generate_vmap_rule = True
