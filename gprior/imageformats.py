@@ -6,6 +6,7 @@ A format is two functions: ``read(path, slice) -> ImageFile`` and
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -104,7 +105,8 @@ def guarded(problem: str, remedy: str = CONVERT) -> Iterator[None]:
     except ImageFileError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        # EINVAL: a damaged header sent the library to a place before the start of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise restate(error, f"{problem}: {error.strerror}; {remedy}") from None
         raise ImageFileError(f"{problem} ({type(error).__name__}); {remedy}") from None
 
@@ -155,9 +157,12 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         picture.seek(page)
         check_size(path, picture.height, picture.width)
         dtype = _raster_dtype(path, kind, picture)
-        white_is_zero = kind == "tiff" and picture.tag_v2.get(262) == 0  # type: ignore[attr-defined]
-        # A colour profile describes the stored channels only where they are not converted.
-        keep = ["dpi", "icc_profile"] if picture.mode in ("L", "RGB") else ["dpi"]
+        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined]
+        white_is_zero = tags.get(262) == 0
+        # Pillow makes a resolution up where a TIFF has none. A colour profile describes the
+        # stored channels only where they are not converted.
+        profiled = ["icc_profile"] if picture.mode in ("L", "RGB") else []
+        keep = [*profiled, *(["dpi"] if 282 in tags else [])]
         options = {key: picture.info[key] for key in keep if picture.info.get(key)}
         upright = ImageOps.exif_transpose(picture)
         plain = upright if dtype != "uint8" else _plain_mode(upright)

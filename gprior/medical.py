@@ -264,10 +264,10 @@ def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
         shape = (*file.shape, 1, 1)[:3]
         index = pick(path, slice, shape[axis])
         check_size(path, *(n for a, n in enumerate(shape) if a != axis))
-        if math.prod(shape) > 16 * MAX_PIXELS or not np.isfinite(affine).all():
+        if math.prod(shape) > 16 * MAX_PIXELS or not np.abs(affine).max() < 1e9:
             raise ImageFileError(
                 f"{path} has {shape} voxels (at most {16 * MAX_PIXELS} are read) or an affine "
-                "that is not finite; crop it or correct its header"
+                "with values that are not finite or above 1e9; crop it or correct its header"
             )
         spatial = [index if a == axis else builtins.slice(None) for a in range(min(ndim, 3))]
         plane = np.asarray(file.dataobj[(*spatial, *(0,) * (ndim - 3))], dtype=np.float64)
