@@ -1,0 +1,271 @@
+"""The door of `solve`: any kind of A and y, checked once and seen in one form.
+
+A measurement is a list of leaves, each (B, ...): one tensor for most operators,
+several for stacked ones. An operator is seen as a function of images and of the
+numbers of the images that they belong to, so that an operator with one parameter per
+image keeps meeting its own images whatever the restarts, populations or batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+from torch import Tensor, nn
+
+from gprior.randomness import normal
+
+__all__ = ["Forward", "Leaves", "as_leaves"]
+
+Leaves = list[Tensor]
+
+# deepinv's operators whose measurement is an image, on which a perceptual distance has a meaning
+IMAGE_LIKE = {
+    "Inpainting",
+    "Downsampling",
+    "DownsamplingMatlab",
+    "Blur",
+    "BlurFFT",
+    "SpaceVaryingBlur",
+    "Denoising",
+}
+
+
+def as_leaves(y: Any) -> Leaves:
+    """Return a measurement (tensor, array or tensor list) as a list of tensors."""
+    if isinstance(y, Tensor):
+        return [y]
+    if isinstance(y, np.ndarray):
+        return [torch.from_numpy(y)]
+    if isinstance(getattr(y, "x", None), (list, tuple)) or isinstance(y, (list, tuple)):
+        return [leaf for part in getattr(y, "x", y) for leaf in as_leaves(part)]
+    raise TypeError(f"y must be a tensor, an array or a deepinv TensorList, got {type(y).__name__}")
+
+
+class Forward:
+    """The measurement operator, applied to rows of images.
+
+    Parameters
+    ----------
+    A : object
+        deepinv physics, differentiable callable, dense matrix (tensor or array acting on
+        ``x.flatten(1)``), `scipy.sparse` matrix or `scipy.sparse.linalg.LinearOperator`.
+    image_shape : tuple of int
+        (C, H, W) that A is to be applied to.
+    like : Tensor
+        dtype and device.
+    images : int
+        Number of images in the batch of measurements.
+    per_image : sequence of str, optional
+        Names of the operator's buffers that hold one entry per image, where this
+        cannot be found out by trying.
+
+    Raises
+    ------
+    ValueError
+        If A cannot act on such images.
+    TypeError
+        If A is none of the above.
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        image_shape: tuple[int, int, int],
+        like: Tensor,
+        images: int,
+        per_image: Sequence[str] | None = None,
+    ) -> None:
+        self.A, self.image_shape, self.like = A, image_shape, like
+        self.per_image: dict[str, Tensor] = {}
+        self.physics = A if isinstance(A, nn.Module) and hasattr(A, "noise_model") else None
+        if self.physics is not None:
+            self._call = self._of_physics(self.physics)
+            self.per_image = self._find_per_image(images, per_image)
+        elif isinstance(A, LinearOperator) or sparse.issparse(A):
+            self._call = _through_numpy(aslinearoperator(A), image_shape)
+        elif isinstance(A, (Tensor, np.ndarray)):
+            matrix = _checked_matrix(torch.as_tensor(A).to(like), image_shape)
+            self._call = lambda x: x.flatten(1) @ matrix.t()
+        elif callable(A):
+            self._call = A
+        else:
+            raise TypeError(
+                "A must be a deepinv physics, a callable, a matrix (tensor, array, scipy.sparse) "
+                f"or a scipy LinearOperator, got {type(A).__name__}"
+            )
+
+    def __call__(self, x: Tensor, rows: Tensor) -> Leaves:
+        """Return the noiseless measurements of images x (R, C, H, W) of the given numbers (R,)."""
+        if self.per_image:
+            own = {f"physics.{name}": b[rows.to(b.device)] for name, b in self.per_image.items()}
+            return as_leaves(torch.func.functional_call(self._module, own, (x,)))
+        return as_leaves(self._call(x))
+
+    @property
+    def measures_images(self) -> bool:
+        """Whether the measurement is itself an image."""
+        if self.physics is None:
+            return False
+        names = {cls.__name__ for cls in type(self.physics).__mro__}
+        return bool(getattr(self.physics, "measurement_is_image", names & IMAGE_LIKE))
+
+    def noise_std(self) -> Tensor | None:
+        """Return the standard deviation of A's Gaussian noise model, or None if unknown."""
+        model = getattr(self.physics, "noise_model", None)
+        if model is None or type(model).__name__ != "GaussianNoise":
+            return None
+        sigma = torch.as_tensor(model.sigma, dtype=torch.float64).flatten()
+        return sigma if bool((sigma > 0).all()) else None
+
+    @torch.no_grad()
+    def pseudo_inverse(self, y: Any) -> Tensor | None:
+        """Return A^+ y as images (B, C, H, W), or None where A has no pseudo-inverse."""
+        shape = (-1, *self.image_shape)
+        if self.physics is not None:
+            if not hasattr(self.physics, "A_dagger"):
+                return None
+            found: Tensor = _quietly(self.physics).A_dagger(y)
+            return found.reshape(shape)
+        if isinstance(self.A, (Tensor, np.ndarray)):
+            matrix = torch.as_tensor(self.A).to(self.like)
+            flat = torch.linalg.pinv(matrix) @ as_leaves(y)[0].to(self.like).flatten(1).t()
+            return flat.t().reshape(shape)
+        if isinstance(self.A, LinearOperator) or sparse.issparse(self.A):
+            rows = as_leaves(y)[0].double().cpu().flatten(1).numpy()
+            solved = [sparse.linalg.lsqr(self.A, row)[0] for row in rows]
+            return torch.as_tensor(np.stack(solved)).to(self.like).reshape(shape)
+        return None
+
+    def _of_physics(self, physics: nn.Module) -> Callable[[Tensor], Any]:
+        size = getattr(physics, "img_size", None)
+        if size is not None and len(size) == 3 and tuple(size) != self.image_shape:
+            raise ValueError(
+                f"A acts on images of shape {tuple(size)}, but the prior makes {self.image_shape}; "
+                f"build A for {self.image_shape} or use prior.adapt({tuple(size)})"
+            )
+        self._module = _Linear(physics)
+        return physics.A  # type: ignore[return-value]
+
+    def _find_per_image(self, images: int, named: Sequence[str] | None) -> dict[str, Tensor]:
+        """Find, by trying, which buffers hold one entry per image."""
+        assert self.physics is not None  # noqa: S101  (for the type checker)
+        buffers = dict(self.physics.named_buffers())
+        if named is not None:
+            unknown = sorted(set(named) - set(buffers))
+            if unknown:
+                raise ValueError(
+                    f"per_image names {unknown}, but A has the buffers {sorted(buffers)}"
+                )
+            return {name: buffers[name] for name in named}
+        if images == 1 or self._separates({}, images):
+            return {}
+        able = [k for k, b in buffers.items() if b.ndim > 0 and b.shape[0] == images]
+        for n in range(len(able), 0, -1):
+            for subset in itertools.combinations(able, n):
+                chosen = {name: buffers[name] for name in subset}
+                if self._separates(chosen, images):
+                    return chosen
+        raise ValueError(
+            f"A does not act on {images} images one by one. If it holds parameters per image, "
+            f"give one for each of the {images} images in y and name their buffers with "
+            f"per_image=(...); A has the buffers { {k: tuple(b.shape) for k, b in buffers.items()} }"
+        )
+
+    @torch.no_grad()
+    def _separates(self, chosen: dict[str, Tensor], images: int) -> bool:
+        """Whether A of the batch is A of each image, taking these buffers row by row."""
+        keys = [(0, "per-image", i) for i in range(min(images, 3))]
+        rows = torch.arange(len(keys))
+        x = normal(keys, self.image_shape, self.like).repeat(-(-images // len(keys)), 1, 1, 1)
+        self.per_image = chosen
+        try:
+            whole = as_leaves(self._call(x[:images]))
+            for i in rows.tolist():
+                alone = self(x[i : i + 1], rows[i : i + 1])
+                for a, b in zip(whole, alone, strict=True):
+                    if len(b) != 1 or len(a) != images or a[i].shape != b[0].shape:
+                        return False
+                    if not torch.allclose(a[i], b[0], rtol=1e-3, atol=1e-4):
+                        return False
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            if images > 1 and not chosen:
+                return self._fails_alone(x[:1])
+            return False
+        finally:
+            self.per_image = {}
+        return True
+
+    def _fails_alone(self, x: Tensor) -> bool:
+        """Re-raise A's own error if one image fails in the same way as the batch."""
+        try:
+            self._call(x)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            has_rows = any(b.ndim and b.shape[0] > 1 for b in self.physics.buffers())  # type: ignore[union-attr]
+            if not has_rows:
+                raise
+        return False
+
+
+class _Linear(nn.Module):
+    """A physics without its noise, as a module whose buffers can be replaced for one call."""
+
+    def __init__(self, physics: nn.Module) -> None:
+        super().__init__()
+        self.physics = physics
+
+    def forward(self, x: Tensor) -> Any:
+        return self.physics.A(x)  # type: ignore[operator]
+
+
+def _quietly(physics: nn.Module) -> Any:
+    """Return a copy: deepinv's A_dagger and prox write their settings into the operator."""
+    return physics.clone() if hasattr(physics, "clone") else physics
+
+
+def _checked_matrix(matrix: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    n = int(np.prod(image_shape))
+    if matrix.ndim != 2 or matrix.shape[1] != n:
+        raise ValueError(
+            f"a matrix A must have shape (m, {n}) to act on images {image_shape}, "
+            f"got {tuple(matrix.shape)}"
+        )
+    return matrix
+
+
+def _through_numpy(
+    operator: LinearOperator, image_shape: tuple[int, int, int]
+) -> Callable[[Tensor], Tensor]:
+    """Return a SciPy operator on ``x.flatten(1)`` as a differentiable function."""
+    n = int(np.prod(image_shape))
+    if operator.shape[1] != n:
+        raise ValueError(
+            f"A must have shape (m, {n}) to act on images {image_shape}, got {operator.shape}"
+        )
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return _columns(operator.matmat, x)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            return _columns(operator.rmatmat, grads[0])
+
+    return lambda x: Product.apply(x.flatten(1))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _columns(product: Callable[[Any], Any], x: Tensor) -> Tensor:
+    columns = x.detach().cpu().double().numpy().T
+    return torch.from_numpy(np.ascontiguousarray(product(columns).T)).to(x)
+
+
+def per_row(leaves: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield leaves flattened to (R, m_leaf)."""
+    for leaf in leaves:
+        yield (torch.view_as_real(leaf) if leaf.is_complex() else leaf).flatten(1)

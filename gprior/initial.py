@@ -1,0 +1,174 @@
+"""Starting points, shared by every method."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gprior.objective import Objective, total
+from gprior.priors import Prior
+from gprior.problem import Problem
+from gprior.space import Variables, join, take
+
+__all__ = ["Init", "candidates", "check_init", "starting_point"]
+
+Init = str | Tensor | Mapping[str, Tensor] | Callable[[Tensor], Any]
+
+CHUNK = 64  # candidates through the generator at once
+NEAREST = 100  # draws among which the z of a mean style is looked for
+
+
+def check_init(init: Init) -> None:
+    """Refuse an ``init`` that is none of the known kinds."""
+    if isinstance(init, str) and init not in ("mean", "random") and not candidates(init):
+        raise ValueError(
+            "init must be 'mean', 'random', 'best-of:N' with N >= 1, latents (a tensor or a "
+            f"dictionary with 'z' or 'w'), or a callable image -> latents; got {init!r}"
+        )
+
+
+def candidates(init: Init) -> int:
+    """Return N of ``"best-of:N"``, else 0."""
+    found = re.fullmatch(r"best-of:(\d+)", init) if isinstance(init, str) else None
+    return int(found[1]) if found else 0
+
+
+def tried(init: Init, classes: int) -> int:
+    """Return the images generated per row before the search starts.
+
+    ``classes`` is the number of classes to choose from: 1 where the label is known.
+    """
+    n = candidates(init)
+    return -(-n // classes) * classes if n else (classes if classes > 1 else 0)
+
+
+def starting_point(
+    problem: Problem, objective: Objective, init: Init, c: Tensor | None
+) -> tuple[Variables, Tensor]:
+    """Return where each row starts, and what finding it cost.
+
+    Parameters
+    ----------
+    problem : Problem
+        R rows.
+    objective : Objective
+        Its data terms choose between candidates.
+    init : str, tensor, mapping or callable
+        See `check_init`.
+    c : Tensor or None
+        Class vectors (R, c_dim); None where there are no classes, or where the class is
+        to be found: then candidates of every class are scored on y.
+
+    Returns
+    -------
+    start : dict
+        ``z`` (R, z_dim) and, where the prior has them, ``w`` (R, num_ws, w_dim) and
+        ``c`` (R, c_dim).
+    cost : Tensor
+        Evaluations spent, (R,).
+    """
+    prior, R = problem.prior, len(problem)
+    if not isinstance(init, str):
+        latents = init(_guess(problem)) if callable(init) else init
+        return _given(problem, latents, c), torch.zeros(R, dtype=torch.float64)
+    free = prior.c_dim > 0 and c is None
+    n = max(candidates(init), 1)
+    per_class = -(-n // prior.c_dim) if free else n
+    options: list[Variables] = []
+    for label in range(prior.c_dim) if free else [None]:
+        own = prior.classes(label, R) if free else c
+        for k in range(per_class):
+            options.append(_mean(problem, own) if init == "mean" else _draw(problem, own, k))
+    if len(options) == 1:
+        return options[0], torch.zeros(R, dtype=torch.float64)
+    return _best(problem, objective, options), torch.full((R,), len(options) / 3).double()
+
+
+def _complete(prior: Prior, z: Tensor, c: Tensor | None) -> Variables:
+    start = {"z": z} if c is None else {"z": z, "c": c}
+    if "w" in prior.inputs:
+        with torch.no_grad():
+            start["w"] = prior.mapping(z, c).clone()  # type: ignore[operator]
+    return start
+
+
+def _draw(problem: Problem, c: Tensor | None, k: int) -> Variables:
+    return _complete(problem.prior, problem.prior.draw(problem.draw_keys("start", k)), c)
+
+
+def _mean(problem: Problem, c: Tensor | None) -> Variables:
+    """Return the mean style of the class, and of some draws the z that maps nearest to it."""
+    prior = problem.prior
+    if "w" not in prior.inputs:
+        shape = prior.draw(problem.draw_keys("start")[:1])
+        return _complete(prior, torch.zeros_like(shape).expand(len(problem), -1), c)
+    mean = prior.w_avg.expand(len(problem), -1) if c is None else c @ prior.w_avg  # type: ignore
+    draws = [_draw(problem, c, k) for k in range(NEAREST)]
+    far = torch.stack([(d["w"][:, 0] - mean).square().sum(1) for d in draws])
+    nearest = _pick(draws, far.argmin(0))
+    return {**nearest, "w": mean[:, None].expand_as(nearest["w"]).clone()}
+
+
+@torch.no_grad()
+def _best(problem: Problem, objective: Objective, options: list[Variables]) -> Variables:
+    """Return for each row the option of least data term."""
+    R, prior = len(problem), problem.prior
+    every = join(options)  # candidate k of row r stands at k R + r
+    inputs = {"ws": every["w"]} if "w" in every else {k: every[k] for k in every if k in "zc"}
+    scores = []
+    for rows in torch.arange(len(options) * R, device=problem.image.device).split(CHUNK):
+        own = problem.take(rows % R)
+        predicted = own.measure(prior(**take(inputs, rows)))
+        scores.append(total(objective.data(own, predicted)).nan_to_num(torch.inf))
+    return _pick(options, torch.cat(scores).view(-1, R).argmin(0))
+
+
+def _pick(options: list[Variables], index: Tensor) -> Variables:
+    rows = torch.arange(len(index), device=index.device)
+    return {k: torch.stack([o[k] for o in options])[index, rows] for k in options[0]}
+
+
+def _guess(problem: Problem) -> Tensor:
+    """Return the pseudo-inverse of the measurements, for an encoder to start from."""
+    if len(problem.y) != 1:
+        raise ValueError("init as a callable needs a measurement of one tensor; pass latents")
+    found = problem.forward.pseudo_inverse(problem.y[0])
+    if found is None:
+        raise ValueError("init as a callable needs an A with a pseudo-inverse; pass latents")
+    return found.to(problem.prior.like)
+
+
+def _given(problem: Problem, latents: Any, c: Tensor | None) -> Variables:
+    """Return a starting point from a user's latents, one per image or one for all."""
+    prior, R = problem.prior, len(problem)
+    if isinstance(latents, Tensor):
+        latents = {"w" if latents.ndim == 3 else "z": latents}
+    unknown = set(latents) - {"z", "w", "c"}
+    if unknown or not {"z", "w"} & set(latents):
+        raise ValueError(f"latents must have 'z' or 'w' (and 'c'), got {sorted(latents)}")
+    rows = {}
+    for name, value in latents.items():
+        value = value.to(prior.like)
+        images = int(problem.image.max()) + 1
+        if len(value) not in (1, images) and len(value) < images:
+            raise ValueError(f"init has {len(value)} {name} for {images} images; give one for each")
+        rows[name] = value[problem.image] if len(value) > 1 else value.expand(R, *value.shape[1:])
+    if prior.c_dim and c is None:
+        c = rows.get("c")
+        if c is None:
+            raise ValueError("this prior has classes: pass label= together with latents")
+    start = _draw(problem, c, 0)
+    if "z" in rows:
+        start = _complete(prior, rows["z"], c)
+    if "w" in rows:
+        if rows["w"].shape != start["w"].shape:
+            raise ValueError(
+                f"w must have shape (B, {', '.join(map(str, start['w'].shape[1:]))}), "
+                f"got {tuple(rows['w'].shape)}"
+            )
+        start["w"] = rows["w"].clone()
+    return start

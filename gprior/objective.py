@@ -1,0 +1,58 @@
+"""What a method minimises: a weighted sum of terms, each one value per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gprior.acquisition import Leaves
+from gprior.problem import Problem
+from gprior.space import Variables
+
+__all__ = ["Objective", "Terms"]
+
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """J = sum over terms of weight times value, per row.
+
+    Attributes
+    ----------
+    fidelity : float
+        Weight of the mean of (y - A x)^2 over the observed entries.
+    perceptual : float
+        Weight of the perceptual distance of y and A x in units of its median over prior
+        samples; no part where the problem has none.
+    regularizers : mapping
+        Name -> (weight, function of (variables, start) -> (R,)).
+    """
+
+    fidelity: float
+    perceptual: float = 0.0
+    regularizers: Mapping[str, tuple[float, Callable[[Variables, Variables], Tensor]]] | None = None
+
+    def data(self, problem: Problem, predicted: Leaves) -> Terms:
+        """Return the weighted terms that look at y, each (R,)."""
+        terms = {"fidelity": self.fidelity * problem.mean_square(predicted, problem.fit)}
+        if problem.perceptual is not None and self.perceptual:
+            terms["perceptual"] = self.perceptual * problem.distance(predicted)
+        return terms
+
+    def __call__(
+        self, problem: Problem, variables: Variables, start: Variables, predicted: Leaves
+    ) -> Terms:
+        """Return every weighted term, each (R,)."""
+        terms = self.data(problem, predicted)
+        for name, (weight, function) in (self.regularizers or {}).items():
+            terms[name] = weight * function(variables, start)
+        return terms
+
+
+def total(terms: Terms) -> Tensor:
+    """Return the sum of the terms, (R,)."""
+    return torch.stack(list(terms.values())).sum(0)

@@ -1,0 +1,98 @@
+"""Priors: frozen generators with a name for every input that may be searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gprior.priors.adapt import AdaptedPrior
+from gprior.priors.discriminator import Discriminator
+from gprior.priors.native import load_native, looks_native, save_native
+from gprior.priors.prior import Prior
+from gprior.priors.stylegan2 import StyleGAN2
+
+__all__ = [
+    "AdaptedPrior",
+    "Discriminator",
+    "Prior",
+    "StyleGAN2",
+    "embedded",
+    "load_prior",
+    "save_prior",
+]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def embedded() -> list[str]:
+    """Return the names of the priors that ship with the package.
+
+    >>> "phantom-64" in embedded()
+    True
+    """
+    return sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
+
+
+def find(path_or_name: str | Path) -> Path:
+    """Return the file of a checkpoint or of an embedded prior.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if str(path_or_name) in embedded():
+        return WEIGHTS / f"{path_or_name}.safetensors"
+    raise FileNotFoundError(
+        f"prior {str(path_or_name)!r} is neither a file nor an embedded prior; "
+        f"embedded priors are {embedded()}"
+    )
+
+
+def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
+    """Load a prior, frozen and in eval mode.
+
+    Parameters
+    ----------
+    path_or_name : str or Path
+        A checkpoint in the native format, or the name of an embedded prior.
+    device : str
+        Where to put it.
+
+    Returns
+    -------
+    Prior
+        In float32; ``prior.double()`` solves in float64.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or name; the message lists the names.
+    ValueError
+        If the file is truncated or is not what it says.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> prior = gprior.load_prior("phantom-64")
+    >>> prior.image_shape
+    (1, 64, 64)
+    >>> prior.sample(2, seed=0).shape
+    torch.Size([2, 1, 64, 64])
+    """
+    path = find(path_or_name)
+    if not looks_native(path):
+        raise ValueError(
+            f"{path} is not a checkpoint that gprior reads: its native format is .safetensors, "
+            "as `gprior train` and gprior.priors.save_prior write it"
+        )
+    prior = load_native(path)
+    prior.name = path.stem if path.parent == WEIGHTS else str(path)
+    return prior.to(device)
+
+
+def save_prior(prior: StyleGAN2, path: str | Path) -> None:
+    """Write a prior (folded, with its discriminator if it has one) in the native format."""
+    save_native(Path(path), prior)

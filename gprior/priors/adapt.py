@@ -1,0 +1,141 @@
+"""A prior seen at another image geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from gprior.priors.prior import Prior
+
+__all__ = ["AdaptedPrior"]
+
+SIZES = ("resize", "pad", "crop")
+LUMA = (0.299, 0.587, 0.114)
+
+
+class AdaptedPrior(Prior):
+    """The same prior, its images mapped linearly to another shape.
+
+    Gray becomes RGB by repetition and RGB becomes gray by its luma (ITU-R BT.601); gray
+    becomes two channels, real and imaginary part, with a zero imaginary part or a given
+    phase, as deepinv's MRI expects. The size changes by resampling, zero padding or
+    cropping about the centre.
+
+    Parameters
+    ----------
+    base : Prior
+        The prior to adapt.
+    image_shape : tuple of int
+        (C, H, W) wanted, C in {1, 2, 3}.
+    size : {"resize", "pad", "crop"}, optional
+        How height and width change; None picks ``"resize"``. ``"pad"`` needs a larger
+        and ``"crop"`` a smaller image.
+    phase : Tensor, optional
+        Phase (H, W) in radians of a complex image (C = 2); None is a real one.
+
+    Raises
+    ------
+    ValueError
+        If the change is not one of these.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> complex_prior = gprior.load_prior("phantom-64").adapt((2, 64, 64))
+    >>> complex_prior.sample(1).shape
+    torch.Size([1, 2, 64, 64])
+    """
+
+    def __init__(
+        self,
+        base: Prior,
+        image_shape: Sequence[int],
+        size: str | None = None,
+        phase: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        shape = tuple(int(s) for s in image_shape)
+        C0, H0, W0 = base.image_shape
+        size = size or "resize"
+        if len(shape) != 3 or shape[0] not in (1, 2, 3) or min(shape) < 1:
+            raise ValueError(f"image_shape must be (1, 2 or 3, H, W), got {shape}")
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {SIZES}, got {size!r}")
+        C, H, W = shape
+        if size == "pad" and (H < H0 or W < W0):
+            raise ValueError(f"size='pad' needs at least {H0}x{W0}, got {H}x{W}; use 'crop'")
+        if size == "crop" and (H > H0 or W > W0):
+            raise ValueError(f"size='crop' needs at most {H0}x{W0}, got {H}x{W}; use 'pad'")
+        if phase is not None and (C != 2 or tuple(phase.shape) != (H, W)):
+            raise ValueError(f"phase must be ({H}, {W}) with two channels wanted")
+        if C0 == 2 and C != 2:
+            raise ValueError("a two-channel prior stays one; adapt its base instead")
+        self.base, self.size = base, size
+        self.image_shape = shape
+        self.inputs, self.c_dim, self.name = base.inputs, base.c_dim, base.name
+        self.discriminator = base.discriminator
+        self.register_buffer("phase", None if phase is None else phase.to(base.like))
+        self.record = {
+            **base.record,
+            "adapted": {"from": list(base.image_shape), "to": list(shape), "size": size},
+        }
+        self.freeze()
+
+    def forward(self, *args: Any, **inputs: Any) -> Tensor:
+        """Return adapted images (B, C, H, W); arguments are those of the base."""
+        return self._size(self._channels(self.base(*args, **inputs)))
+
+    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
+        """Return the base's latents."""
+        return self.base.draw(keys)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Map images of the adapted shape to the base's, for its discriminator."""
+        C0, H0, W0 = self.base.image_shape
+        x = _fit(x, (H0, W0), {"pad": "crop", "crop": "pad"}.get(self.size, self.size))
+        if x.shape[1] == 2 and C0 != 2:
+            x = x.square().sum(1, keepdim=True).add(1e-12).sqrt()
+        return x if x.shape[1] == C0 else _recolour(x, C0)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def _channels(self, x: Tensor) -> Tensor:
+        C = self.image_shape[0]
+        if x.shape[1] == C:
+            return x
+        if C != 2:
+            return _recolour(x, C)
+        return torch.cat([_recolour(x, 1), torch.zeros_like(x[:, :1])], 1)
+
+    def _size(self, x: Tensor) -> Tensor:
+        x = _fit(x, self.image_shape[1:], self.size)
+        if self.phase is None:
+            return x
+        return torch.cat([x[:, :1] * self.phase.cos(), x[:, :1] * self.phase.sin()], 1)
+
+
+def _recolour(x: Tensor, channels: int) -> Tensor:
+    if channels == 3:
+        return x.expand(-1, 3, -1, -1)
+    if x.shape[1] == 1:
+        return x
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
+def _fit(x: Tensor, to: tuple[int, ...], size: str) -> Tensor:
+    """Change height and width by resampling, zero padding or cropping about the centre."""
+    H, W = x.shape[2:]
+    if (H, W) == tuple(to):
+        return x
+    if size == "resize":
+        return F.interpolate(x, size=to, mode="bilinear", antialias=True)
+    top, left = (to[0] - H) // 2, (to[1] - W) // 2
+    return F.pad(x, (left, to[1] - W - left, top, to[0] - H - top))

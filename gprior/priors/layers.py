@@ -1,0 +1,218 @@
+"""Layers that the StyleGAN2 generator and discriminator share.
+
+Equalised learning rate (Karras et al. 2018, "Progressive growing of GANs"): a
+layer stores a weight of unit variance and multiplies it by ``gain``. Loaded
+priors are frozen with the gain folded into the weight once (`Scaled.fold_`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+__all__ = ["Conv", "Dense", "ModulatedConv", "blur", "fold_", "ready_", "upsample"]
+
+SLOPE = 0.2
+ROOT2 = math.sqrt(2.0)
+
+
+def blur(x: Tensor, pad: int) -> Tensor:
+    """FIR [1, 3, 3, 1] / 8 along both axes after ``pad`` zeros on each side.
+
+    One depthwise convolution: ten times faster than sums of shifted slices, with
+    gradient, on a CPU.
+    """
+    n = x.shape[1]
+    row = x.new_tensor([0.125, 0.375, 0.375, 0.125])
+    return F.conv2d(x, torch.outer(row, row).expand(n, 1, 4, 4), padding=pad, groups=n)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the size with the FIR [1, 3, 3, 1] / 4.
+
+    Its two phases, (x[i-1] + 3 x[i]) / 4 and (3 x[i] + x[i+1]) / 4, are linear
+    interpolation of the zero-padded image.
+    """
+    wide = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")
+    return wide[..., 2:-2, 2:-2]
+
+
+class Scaled(nn.Module):
+    """A weight of unit variance at initialisation, used as ``weight * gain``.
+
+    A layer with a leaky ReLU includes its factor sqrt(2) in the gain, since a
+    positive factor passes through it.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        lr: float = 1.0,
+        bias: float | None = 0.0,
+        activate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.activate = activate
+        self.bias_gain = lr * (ROOT2 if activate else 1.0)
+        self.gain = self.bias_gain / math.sqrt(math.prod(shape[1:]))
+        self.weight = nn.Parameter(torch.randn(shape) / lr)
+        self.bias = None if bias is None else nn.Parameter(torch.full((shape[0],), bias / lr))
+
+    def scaled(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias as the layer applies them."""
+        if self.gain == 1.0 and self.bias_gain == 1.0:
+            return self.weight, self.bias
+        bias = None if self.bias is None else self.bias * self.bias_gain
+        return self.weight * self.gain, bias
+
+    def act(self, y: Tensor) -> Tensor:
+        """Apply the layer's leaky ReLU, if it has one."""
+        return F.leaky_relu(y, SLOPE) if self.activate else y
+
+    @torch.no_grad()
+    def fold_(self) -> None:
+        """Fold the gains into weight and bias: the same map, without the products."""
+        weight, bias = self.scaled()
+        self.weight.data = weight.clone()
+        if self.bias is not None and bias is not None:
+            self.bias.data = bias.clone()
+        self.ready_()
+
+    def ready_(self) -> None:
+        """Take weight and bias as folded ones, in the memory order that is fastest."""
+        self.gain = self.bias_gain = 1.0
+        if self.weight.ndim == 4:
+            self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+def fold_(net: nn.Module) -> None:
+    """Fold the gains of every layer of a network that was trained."""
+    for module in net.modules():
+        if isinstance(module, Scaled):
+            module.fold_()
+
+
+def ready_(net: nn.Module) -> None:
+    """Take every layer's weights as folded: what a checkpoint holds."""
+    for module in net.modules():
+        if isinstance(module, Scaled):
+            module.ready_()
+
+
+class Dense(Scaled):
+    """Fully connected layer (..., in) -> (..., out)."""
+
+    def __init__(
+        self, n_in: int, n_out: int, lr: float = 1.0, bias: float = 0.0, activate: bool = False
+    ) -> None:
+        super().__init__((n_out, n_in), lr, bias, activate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(F.linear(x, *self.scaled()))
+
+
+class Conv(Scaled):
+    """Convolution (B, I, H, W) -> (B, O, H, W), or half the size with ``down``."""
+
+    def __init__(
+        self, n_in: int, n_out: int, size: int, down: bool = False, activate: bool = True
+    ) -> None:
+        super().__init__((n_out, n_in, size, size), 1.0, 0.0 if activate else None, activate)
+        self.down, self.pad = down, size // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.scaled()
+        if self.down:
+            return self.act(F.conv2d(blur(x, self.pad + 1), weight, bias, stride=2))
+        return self.act(F.conv2d(x, weight, bias, padding=self.pad))
+
+
+class ModulatedConv(Scaled):
+    """Convolution with weights scaled by a style (Karras et al. 2020, section 2.2).
+
+    With one style per image, scaling the weights' input channels equals scaling
+    the input, and demodulation (their eq. 3) equals scaling the output::
+
+        y = d * conv(s * x, W),   d_o = 1 / sqrt(sum_i s_i^2 sum_k W_oik^2 + eps)
+
+    so that one shared weight serves the whole batch and gradients with respect to
+    styles never pass through weights.
+    """
+
+    power: Tensor | None
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        w_dim: int,
+        size: int = 3,
+        up: bool = False,
+        demodulate: bool = True,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__((n_out, n_in, size, size), bias=None)
+        self.affine = Dense(w_dim, n_in, bias=1.0)
+        self.up, self.demodulate, self.eps = up, demodulate, eps
+        self.register_buffer("power", None, persistent=False)
+
+    @torch.no_grad()
+    def ready_(self) -> None:
+        super().ready_()
+        self.power = self.weight.double().square().sum((2, 3)).to(self.weight.dtype)
+
+    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the convolution and the demodulation (B, O, 1, 1) still to be multiplied.
+
+        x is (B, I, H, W); w is (B, w_dim), or (B, rows, w_dim) for one style per
+        output filter, where the demodulation is already applied.
+        """
+        style = self.affine(w)
+        weight, _ = self.scaled()
+        if w.ndim == 3:
+            return filterwise(x, style, weight, self.up, self.eps if self.demodulate else None), None
+        x = x * style[:, :, None, None]
+        if self.up:
+            y = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), 1) * 4
+        else:
+            y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        if not self.demodulate:
+            return y, None
+        frozen = self.power is not None and not self.weight.requires_grad
+        power = self.power if frozen else weight.square().sum((2, 3))
+        demod = torch.rsqrt(style.square() @ power.t() + self.eps)
+        return y, demod[:, :, None, None]
+
+
+def filterwise(
+    x: Tensor, style: Tensor, weight: Tensor, up: bool, eps: float | None
+) -> Tensor:
+    """Modulated convolution with one style per output filter (per-sample weights).
+
+    Row i of style (B, rows, I) scales output filter i; rows beyond the layer's
+    O filters are dropped (Poirier-Ginter et al. 2022, "Overparameterization
+    improves StyleGAN inversion", section 3). There is no shared-weight form.
+    """
+    B, O, size = x.shape[0], weight.shape[0], weight.shape[-1]
+    if style.shape[1] < O:
+        raise ValueError(
+            f"ws has {style.shape[1]} rows per layer, but a layer has {O} filters; "
+            f"give at least {O} rows"
+        )
+    own = weight * style[:, :O, :, None, None]  # (B, O, I, k, k)
+    if eps is not None:
+        own = own * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + eps)
+    grouped = x.reshape(1, -1, *x.shape[2:])
+    if up:
+        kernel = own.transpose(1, 2).reshape(-1, O, size, size)  # (B I, O, k, k)
+        y = F.conv_transpose2d(grouped, kernel, stride=2, groups=B)
+        y = blur(y.reshape(B, O, *y.shape[2:]), 1) * 4
+        return y
+    y = F.conv2d(grouped, own.flatten(0, 1), padding=size // 2, groups=B)
+    return y.reshape(B, O, *y.shape[2:])

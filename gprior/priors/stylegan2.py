@@ -1,0 +1,387 @@
+"""The StyleGAN2 generator, from the papers' mathematics.
+
+Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN"
+(arXiv:1912.04958), with the class conditioning of Karras et al. 2020,
+"Training generative adversarial networks with limited data" (arXiv:2006.06676).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from gprior.priors.layers import SLOPE, Dense, ModulatedConv, upsample
+from gprior.priors.prior import Prior
+from gprior.randomness import normal
+
+State = tuple[Tensor, Tensor]
+Noise = str | Sequence[Tensor]
+NOISE_MODES = ("const", "zero", "random")
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Scale x (B, n) to unit mean square."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+def channels(resolution: int, base: int, most: int) -> int:
+    """Feature maps of the block at a resolution: base / resolution, at most ``most``."""
+    return max(min(base // resolution, most), 1)
+
+
+class Mapping(nn.Module):
+    """M: (z, c) -> w, with the mean of w for truncation."""
+
+    w_avg: Tensor
+
+    def __init__(self, z_dim: int, w_dim: int, c_dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.embed = Dense(c_dim, w_dim) if c_dim else None
+        widths = [z_dim + (w_dim if c_dim else 0)] + [w_dim] * num_layers
+        self.layers = nn.ModuleList(
+            Dense(a, b, lr=0.01, activate=True) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.register_buffer("w_avg", torch.zeros((c_dim, w_dim) if c_dim else (w_dim,)))
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        x = pixel_norm(z)
+        if self.embed is not None:
+            x = torch.cat([x, pixel_norm(self.embed(c))], 1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class StyledConv(nn.Module):
+    """Modulated convolution, noise, bias, leaky ReLU."""
+
+    noise_const: Tensor | None
+
+    def __init__(
+        self, n_in: int, n_out: int, w_dim: int, resolution: int, up: bool, noise: bool
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(n_in, n_out, w_dim, up=up)
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        self.resolution = resolution
+        self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
+        const = torch.randn(1, 1, resolution, resolution) if noise else None
+        self.register_buffer("noise_const", const)
+
+    def forward(self, x: Tensor, w: Tensor, noise: str | Tensor, clamp: float | None) -> Tensor:
+        y, demod = self.conv(x, w)
+        gain = math.sqrt(2.0)  # passes through the leaky ReLU: applied to the smaller factors
+        shift = (self.bias * gain).to(y.dtype)[:, None, None]
+        if self.noise_strength is not None and not (isinstance(noise, str) and noise == "zero"):
+            shift = shift + (self.noise_strength * gain).to(y.dtype) * self._noise(noise, y)
+        if demod is None:
+            y = torch.add(shift, y, alpha=gain)
+        else:
+            y = torch.addcmul(shift, y, (demod * gain).to(y.dtype))
+        y = F.leaky_relu(y, SLOPE)
+        return y if clamp is None else y.clamp(-clamp * gain, clamp * gain)
+
+    def _noise(self, noise: str | Tensor, y: Tensor) -> Tensor:
+        if isinstance(noise, Tensor):
+            return noise.to(y.dtype)
+        if noise == "random":
+            return torch.randn(y.shape[0], 1, *y.shape[2:], device=y.device, dtype=y.dtype)
+        return self.noise_const.to(y.dtype)  # type: ignore[union-attr]
+
+
+class Block(nn.Module):
+    """One resolution of the skip generator: (features, rgb) -> (features, rgb)."""
+
+    def __init__(
+        self, n_in: int, n_out: int, w_dim: int, resolution: int, img_channels: int, noise: bool
+    ) -> None:
+        super().__init__()
+        first = resolution == 4
+        self.conv0 = None if first else StyledConv(n_in, n_out, w_dim, resolution, True, noise)
+        self.conv1 = StyledConv(n_out, n_out, w_dim, resolution, False, noise)
+        self.to_rgb = ModulatedConv(n_out, img_channels, w_dim, size=1, demodulate=False)
+        self.rgb_bias = nn.Parameter(torch.zeros(img_channels))
+
+    def forward(
+        self,
+        x: Tensor,
+        rgb: Tensor | None,
+        ws: Tensor,
+        noises: Sequence[str | Tensor],
+        clamp: float | None,
+    ) -> State:
+        if self.conv0 is not None:
+            x = self.conv0(x, ws[:, 0], noises[0], clamp)
+            ws = ws[:, 1:]
+        x = self.conv1(x, ws[:, 0], noises[-1], clamp)
+        y = self.to_rgb(x, ws[:, 1])[0]
+        y = y + self.rgb_bias[:, None, None]  # float32, also under autocast
+        if clamp is not None:
+            y = y.clamp(-clamp, clamp)
+        return x, y if rgb is None else upsample(rgb) + y
+
+
+class StyleGAN2(Prior):
+    """StyleGAN2 generator with skip connections.
+
+    Parameters
+    ----------
+    img_resolution : int
+        Side in pixels, a power of two from 16 to 1024.
+    img_channels : int
+        1 or 3.
+    z_dim, w_dim : int
+        Sizes of the latent z and of the style w.
+    c_dim : int
+        Number of classes, 0 for an unconditional prior.
+    channel_base, channel_max : int
+        A block at resolution r has min(channel_base / r, channel_max) feature maps.
+    num_mapping_layers : int
+        Layers of the mapping network.
+    conv_clamp : float, optional
+        Bound on activations, for checkpoints that were trained with one.
+    use_noise : bool
+        False for checkpoints that were trained without noise inputs.
+
+    Attributes
+    ----------
+    num_ws : int
+        Styles per image, 2 log2(img_resolution) - 2.
+    w_avg : Tensor
+        Mean of w, (w_dim,), or (c_dim, w_dim) where there are classes.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range.
+
+    References
+    ----------
+    Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN",
+    arXiv:1912.04958.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        z_dim: int = 512,
+        w_dim: int = 512,
+        c_dim: int = 0,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        num_mapping_layers: int = 8,
+        conv_clamp: float | None = None,
+        use_noise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        log2 = check_sizes(self.config)
+        self.image_shape = (img_channels, img_resolution, img_resolution)
+        self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
+        self.conv_clamp = conv_clamp
+        self.num_ws = 2 * log2 - 2
+        names = {"z", "w", "content", "state", "filters"}
+        optional = {"noise": use_noise, "label": bool(c_dim)}
+        self.inputs = frozenset(names | {name for name, has in optional.items() if has})
+        self.mapping_network = Mapping(z_dim, w_dim, c_dim, num_mapping_layers)
+        widths = [channels(2**k, channel_base, channel_max) for k in range(2, log2 + 1)]
+        self.const = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.blocks = nn.ModuleList(
+            Block(n_in, n_out, w_dim, 4 * 2**k, img_channels, use_noise)
+            for k, (n_in, n_out) in enumerate(zip([0, *widths], widths, strict=False))
+        )
+        self.max_filters = max(widths)
+
+    @property
+    def w_avg(self) -> Tensor:
+        """Mean of w: (w_dim,), or (c_dim, w_dim) where there are classes."""
+        return self.mapping_network.w_avg
+
+    @property
+    def noise_shapes(self) -> list[tuple[int, int, int]]:
+        """Shapes (1, r, r) of the noise maps: 4x4, 8x8 first, 8x8 second, 16x16 first, ..."""
+        log2 = self.num_ws // 2 + 1
+        return [(1, 2**k, 2**k) for k in range(2, log2 + 1) for _ in range(1 if k == 2 else 2)]
+
+    @property
+    def content_shape(self) -> tuple[int, int, int]:
+        """Shape (channels, 4, 4) of the constant input."""
+        return tuple(self.const.shape[1:])  # type: ignore[return-value]
+
+    def noise_maps(self) -> list[Tensor]:
+        """Return the constant noise maps, each (1, 1, r, r), in the order of `noise_shapes`."""
+        return [m.noise_const for m in self.modules() if isinstance(m, StyledConv)]  # type: ignore[misc]
+
+    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
+        """Return latents z (len(keys), z_dim) from N(0, I), one per key."""
+        return normal(keys, (self.z_dim,), self.like)
+
+    def mapping(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Tensor:
+        """Map latents to one style per layer.
+
+        Parameters
+        ----------
+        z : Tensor
+            (B, z_dim).
+        c : Tensor, optional
+            Class vectors (B, c_dim), one-hot or soft; required where there are classes.
+        truncation_psi : float
+            w <- w_avg + psi (w - w_avg), with the class's own mean.
+        truncation_cutoff : int, optional
+            Truncate only the first so many layers; None for all.
+
+        Returns
+        -------
+        Tensor
+            ws (B, num_ws, w_dim).
+        """
+        check_shape("z", z, (self.z_dim,))
+        if self.c_dim:
+            if c is None:
+                raise ValueError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
+            check_shape("c", c, (self.c_dim,))
+        w = self.mapping_network(z, c)
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        if truncation_psi == 1:
+            return ws
+        mean = (self.w_avg if c is None else c.to(self.w_avg) @ self.w_avg).expand_as(w)[:, None]
+        cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        return torch.cat([mean + truncation_psi * (ws[:, :cut] - mean), ws[:, cut:]], 1)
+
+    def synthesis(
+        self,
+        ws: Tensor,
+        noise: Noise = "const",
+        content: Tensor | None = None,
+        from_block: int = 0,
+        state: State | None = None,
+    ) -> Tensor:
+        """Generate raw images from styles.
+
+        Parameters
+        ----------
+        ws : Tensor
+            (B, num_ws, w_dim), or (B, num_ws, rows, w_dim) with one style per output
+            filter.
+        noise : {"const", "zero", "random"} or sequence of Tensor
+            Noise maps (B or 1, 1, r, r) in the order 4x4, 8x8 first, 8x8 second, ...
+        content : Tensor, optional
+            (B or 1, channels, 4, 4) in place of the learned constant.
+        from_block : int
+            Start at this block (0 is 4x4) ...
+        state : tuple of Tensor, optional
+            ... from the (features, rgb) that the block before it produced.
+
+        Returns
+        -------
+        Tensor
+            Raw images (B, C, H, W), nominally in [-1, 1].
+        """
+        return self.run_blocks(ws, noise, content, from_block, len(self.blocks), state)[1]
+
+    def run_blocks(
+        self,
+        ws: Tensor,
+        noise: Noise = "const",
+        content: Tensor | None = None,
+        from_block: int = 0,
+        to_block: int | None = None,
+        state: State | None = None,
+    ) -> State:
+        """Run blocks ``from_block`` to ``to_block`` (exclusive): the state (features, rgb) there.
+
+        Arguments are those of `synthesis`.
+        """
+        noises = self._check(ws, noise, from_block, state)
+        if state is None:
+            x = self.const if content is None else content
+            x, rgb = x.expand(ws.shape[0], *self.content_shape), None
+        else:
+            x, rgb = state
+        if x.dtype == torch.float32:
+            x = x.contiguous(memory_format=torch.channels_last)
+        for k in range(from_block, len(self.blocks) if to_block is None else to_block):
+            first = max(2 * k - 1, 0)
+            x, rgb = self.blocks[k](
+                x, rgb, ws[:, first : 2 * k + 2], noises[first : 2 * k + 1], self.conv_clamp
+            )
+        return x, rgb  # type: ignore[return-value]
+
+    def _check(
+        self, ws: Tensor, noise: Noise, from_block: int, state: State | None
+    ) -> Sequence[str | Tensor]:
+        if ws.ndim not in (3, 4) or ws.shape[1] != self.num_ws or ws.shape[-1] != self.w_dim:
+            raise ValueError(
+                f"ws must have shape (B, {self.num_ws}, {self.w_dim}) or "
+                f"(B, {self.num_ws}, rows, {self.w_dim}), got {tuple(ws.shape)}"
+            )
+        if not 0 <= from_block < len(self.blocks):
+            raise ValueError(f"from_block must be between 0 and {len(self.blocks) - 1}")
+        if (from_block > 0) != (state is not None):
+            raise ValueError("from_block > 0 and state=(features, rgb) go together: give both")
+        if isinstance(noise, str):
+            if noise not in NOISE_MODES:
+                raise ValueError(f"noise must be one of {NOISE_MODES} or a list, got {noise!r}")
+            return [noise] * (self.num_ws - 1)
+        if len(noise) != self.num_ws - 1:
+            raise ValueError(f"noise must have {self.num_ws - 1} maps, got {len(noise)}")
+        for i, (given, shape) in enumerate(zip(noise, self.noise_shapes, strict=True)):
+            check_shape(f"noise[{i}]", given, shape)
+        return noise
+
+    def forward(
+        self,
+        z: Tensor | None = None,
+        c: Tensor | None = None,
+        *,
+        ws: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        **synthesis: Any,
+    ) -> Tensor:
+        """Return images (B, C, H, W), nominally in [0, 1], from z (and c) or from ws."""
+        if (z is None) == (ws is None):
+            raise ValueError("give either z or ws")
+        if ws is None:
+            ws = self.mapping(z, c, truncation_psi)  # type: ignore[arg-type]
+        return (self.synthesis(ws, **synthesis) + 1) / 2
+
+
+def check_sizes(config: dict[str, Any]) -> int:
+    """Refuse sizes that are no StyleGAN2; return log2 of the resolution."""
+    log2 = int(config["img_resolution"]).bit_length() - 1
+    if config["img_resolution"] != 2**log2 or not 4 <= log2 <= 10:
+        raise ValueError(
+            f"img_resolution must be a power of two from 16 to 1024, got {config['img_resolution']}"
+        )
+    if config["img_channels"] not in (1, 3):
+        raise ValueError(f"img_channels must be 1 or 3, got {config['img_channels']}")
+    for name, least, most in (
+        ("z_dim", 1, 1 << 14),
+        ("w_dim", 1, 1 << 14),
+        ("c_dim", 0, 1 << 16),
+        ("channel_base", 1, 1 << 20),
+        ("channel_max", 1, 1 << 14),
+        ("num_mapping_layers", 1, 64),
+    ):
+        if not least <= config[name] <= most:
+            raise ValueError(f"{name} must be from {least} to {most}, got {config[name]}")
+    return log2
+
+
+def check_shape(name: str, given: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a tensor whose shape is not (B, *shape)."""
+    if tuple(given.shape[1:]) != shape or given.ndim != len(shape) + 1:
+        want = ", ".join(str(s) for s in shape)
+        raise ValueError(f"{name} must have shape (B, {want}), got {tuple(given.shape)}")

@@ -1,0 +1,164 @@
+"""What `solve` returns, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gprior.files import atomic_write, write_text
+
+__all__ = ["Result"]
+
+FORMAT = "gprior-result-1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A batch of reconstructions; every value is one per image.
+
+    Attributes
+    ----------
+    x : Tensor
+        Reconstructions (B, C, H, W), nominally in [0, 1], not clamped.
+    latents : dict of Tensor
+        The code of each image: ``w`` (B, num_ws, w_dim), ``z`` (B, z_dim), ...; ``c``
+        (B, c_dim), where there are classes.
+    loss : Tensor
+        (B,), the objective at the returned code.
+    terms : dict of Tensor
+        The weighted terms of the loss, each (B,).
+    criterion : Tensor
+        (B,), what the stopping rule compared, at the returned code: the residual in units
+        of the noise level, the mean square on held-out entries, or the loss.
+    history : Tensor
+        (B, steps), the loss at every step of the restart that was kept; NaN after it
+        stopped.
+    label : list of int or None
+        Class of each image (the largest entry of a soft vector).
+    reason : list of str
+        Why each image stopped: ``"steps"``, ``"discrepancy"`` or ``"non-finite"``.
+    evaluations : Tensor
+        (B,), forward and backward passes of the generator, all restarts and candidates
+        included; a forward alone counts 1/3.
+    seconds : float
+        Wall-clock time of the whole batch.
+    seed : list of int
+        Seed of each image.
+    perceptual : bool
+        Whether a perceptual term was used.
+    stop : str
+        The stopping rule: ``"discrepancy"``, ``"holdout"`` or ``"fixed"``.
+    solver : dict
+        Its name and constants.
+    prior : dict
+        Its name and record, with the adaptation if there is one.
+    """
+
+    x: Tensor
+    latents: dict[str, Tensor]
+    loss: Tensor
+    terms: dict[str, Tensor]
+    criterion: Tensor
+    history: Tensor
+    label: list[int] | None
+    reason: list[str]
+    evaluations: Tensor
+    seconds: float
+    seed: list[int]
+    perceptual: bool
+    stop: str
+    solver: dict[str, Any] = field(default_factory=dict)
+    prior: dict[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the arrays, as JSON values."""
+        return {
+            "label": self.label,
+            "reason": self.reason,
+            "loss": self.loss.tolist(),
+            "criterion": self.criterion.tolist(),
+            "evaluations": self.evaluations.tolist(),
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "perceptual": self.perceptual,
+            "stop": self.stop,
+            "solver": self.solver,
+            "prior": self.prior,
+            "note": "generative reconstruction, not for diagnosis",
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, and its facts as a ``.json`` file beside it.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in ``.safetensors``. Both files are written under temporary names and
+            renamed.
+
+        Raises
+        ------
+        ValueError
+            If the path has another ending.
+        OSError
+            If it cannot be written; nothing is left behind.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"path must end in .safetensors, got {path.name!r}")
+        tensors = {name: getattr(self, name) for name in ARRAYS}
+        tensors |= {f"latents.{k}": v for k, v in self.latents.items()}
+        tensors |= {f"terms.{k}": v for k, v in self.terms.items()}
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        facts = json.dumps(self.facts(), indent=1)
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, {"format": FORMAT, "gprior": facts})
+        write_text(path.with_suffix(".json"), facts + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a result that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is truncated or is no result.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            facts = json.loads(metadata["gprior"])
+            kept = {k: facts[k] for k in FACTS}
+            return cls(
+                **{name: tensors[name] for name in ARRAYS},
+                latents=_under("latents.", tensors),
+                terms=_under("terms.", tensors),
+                **kept,
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no whole gprior result: {error}") from error
+
+
+ARRAYS = ("x", "loss", "criterion", "history", "evaluations")
+FACTS = ("label", "reason", "seconds", "seed", "perceptual", "stop", "solver", "prior")
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def best_restart(criterion: Tensor, restarts: int) -> Tensor:
+    """Return the row of the best restart of each image, for rows ordered by image."""
+    table = criterion.nan_to_num(torch.inf).view(-1, restarts)
+    first = torch.arange(len(table), device=table.device) * restarts
+    return first + table.argmin(1)

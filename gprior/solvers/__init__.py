@@ -1,0 +1,70 @@
+"""Solvers: one paper, one file. A new method is a frozen dataclass and a row here."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from gprior.priors import Prior
+from gprior.solvers.brgm import BRGM
+from gprior.solvers.csgm import CSGM
+from gprior.solvers.lbrgm import LBRGM
+from gprior.solvers.solver import Solver
+
+__all__ = ["BRGM", "CSGM", "LBRGM", "SOLVERS", "Solver", "find_solver"]
+
+SOLVERS: dict[str, type[Solver]] = {"lbrgm": LBRGM, "brgm": BRGM, "csgm": CSGM}
+
+
+def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, Any]) -> Solver:
+    """Return the solver that was asked for, with the constants that were given.
+
+    Parameters
+    ----------
+    solver : str, Solver or None
+        A name in `SOLVERS`, an instance, or None for ``"lbrgm"`` where the prior has a W
+        space and ``"csgm"`` elsewhere.
+    prior : Prior
+        The prior it is to work with.
+    constants : dict
+        Values of the solver's fields.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the prior lacks an input that the method needs; the
+        message lists the names that work.
+    TypeError
+        If a constant is no field of the solver, or an instance is given constants.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> find_solver("lbrgm", gprior.load_prior("phantom-64"), {"lr": 0.05}).lr
+    0.05
+    """
+    works = [name for name, kind in SOLVERS.items() if kind.needs <= prior.inputs]
+    if isinstance(solver, Solver):
+        if constants:
+            raise TypeError(
+                f"constants {sorted(constants)} go with a solver's name; this solver is an "
+                "instance: set its fields instead"
+            )
+        found = solver
+    else:
+        name = solver or ("lbrgm" if "lbrgm" in works else "csgm")
+        if name not in SOLVERS:
+            raise ValueError(f"solver {name!r} is unknown; solvers are {sorted(SOLVERS)}")
+        kind = SOLVERS[name]
+        valid = [f.name for f in fields(kind)]
+        wrong = sorted(set(constants) - set(valid))
+        if wrong:
+            raise TypeError(f"{name} has no constant {wrong}; its constants are {sorted(valid)}")
+        found = kind(**constants)
+    lacking = sorted(found.needs - prior.inputs)
+    if lacking:
+        raise ValueError(
+            f"{type(found).__name__} needs the inputs {lacking}, which this prior lacks; "
+            f"solvers that work with it are {works}"
+        )
+    return found

@@ -1,0 +1,361 @@
+"""`solve`: measurements, operator and prior in, reconstructions out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gprior.acquisition import Forward, Leaves, as_leaves
+from gprior.initial import check_init
+from gprior.loop import Outcome, Watch
+from gprior.priors import Prior
+from gprior.priors.prior import Label
+from gprior.problem import Perceptual, Problem, Stop, informative, perceptual_of, split
+from gprior.result import Result, best_restart
+from gprior.solvers import Solver, find_solver
+
+__all__ = ["solve"]
+
+RULES = ("auto", "discrepancy", "holdout", "fixed")
+
+
+def solve(
+    y: Any,
+    A: Any,
+    prior: Prior,
+    solver: str | Solver | None = None,
+    *,
+    label: Label = None,
+    noise_std: float | Sequence[float] | Tensor | None = None,
+    stop: str = "auto",
+    restarts: int = 1,
+    init: Any = None,
+    seed: int | Sequence[int] = 0,
+    budget: float | None = None,
+    progress: bool = False,
+    callback: Callable[[int, Tensor, Tensor, Tensor], Any] | None = None,
+    per_image: Sequence[str] | None = None,
+    **constants: Any,
+) -> Result:
+    """Reconstruct images from measurements y = A x + noise, with x = G(latents).
+
+    Parameters
+    ----------
+    y : Tensor, array or deepinv TensorList
+        Measurements (B, ...). Each image is a problem of its own: its answer does not
+        depend on the others in the batch.
+    A : object
+        A deepinv physics (gprior's operators are), a differentiable callable, a dense
+        matrix (tensor or array, acting on ``x.flatten(1)``), a `scipy.sparse` matrix or
+        a `scipy.sparse.linalg.LinearOperator`. A physics may hold one parameter per
+        image.
+    prior : Prior
+        From `gprior.load_prior`. Its dtype and device are those of the solution.
+    solver : str or Solver, optional
+        Name or instance; None picks ``"lbrgm"`` where the prior has a W space, else a
+        search in Z.
+    label : int, sequence, tensor or None
+        Class of the images: an index, one per image, or soft vectors. None scores
+        candidates of every class on y, and each image keeps its best.
+    noise_std : float, sequence or None
+        Noise standard deviation in the units of y, one for all or one per image; None
+        takes that of A's Gaussian noise model, if it has one.
+    stop : {"auto", "discrepancy", "holdout", "fixed"}
+        ``"discrepancy"`` stops where the residual reaches the noise level; ``"holdout"``
+        keeps the iterate that best predicts about 5 % of the entries, which the fit never
+        sees; ``"fixed"`` runs all steps and keeps the least loss. ``"auto"`` takes the
+        first that is possible. None of them sees the ground truth.
+    restarts : int
+        Runs from different draws; each image keeps its best by the criterion.
+    init : str, tensor, dict or callable, optional
+        Starting point in place of the solver's own: ``"mean"``, ``"random"``,
+        ``"best-of:N"``, latents, or an encoder (pseudo-inverse image -> latents).
+    seed : int or sequence of int
+        One for all, or one per image. The answer is a function of it.
+    budget : float, optional
+        Forward and backward passes of the generator per image, all restarts and
+        candidates included; replaces ``steps``.
+    progress : bool
+        Show a progress bar.
+    callback : callable, optional
+        Called as ``callback(step, rows, loss, image)`` after each step with the rows that
+        still run, image-major (row // restarts is the image).
+    per_image : sequence of str, optional
+        Names of A's buffers that hold one entry per image, where that is ambiguous.
+    **constants
+        Fields of the solver, as ``steps=1000`` or ``lr=0.05``.
+
+    Returns
+    -------
+    Result
+        ``result.x`` is (B, C, H, W).
+
+    Raises
+    ------
+    TypeError
+        If a constant is misspelt (the message lists the valid ones), or y or A is of an
+        unknown kind.
+    ValueError
+        If y does not fit A and the prior, is not finite, or an argument is out of range.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> prior = gprior.load_prior("phantom-64")
+    >>> A = gprior.operators.PartialCirculant(prior.image_shape, m=0.1, seed=0)
+    >>> y = A(prior.sample(1, seed=3))
+    >>> result = gprior.solve(y, A, prior, steps=2, init="random")
+    >>> result.x.shape
+    torch.Size([1, 1, 64, 64])
+    """
+    started = time.perf_counter()
+    if init is not None:
+        constants["init"] = init
+    method = find_solver(solver, prior, constants)
+    check_init(method.init)
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, got {restarts}")
+    leaves, B = _measurements(y, prior)
+    free = prior.c_dim if prior.c_dim and label is None else 1
+    if budget is not None:
+        if "steps" in constants:
+            raise ValueError("give either budget or steps, not both")
+        method = method.within(budget, restarts, free)
+    if method.steps < 1:
+        raise ValueError(f"steps must be at least 1, got {method.steps}")
+
+    forward = Forward(A, prior.image_shape, prior.like, B, per_image)
+    seeds = _seeds(seed, B)
+    problem = _problem(leaves, forward, prior, method, seeds, restarts, stop, noise_std)
+    c = prior.classes(label, B) if prior.c_dim and label is not None else None
+    if c is not None:
+        c = c.repeat_interleave(restarts, 0)
+    elif label is not None:
+        prior.classes(label, B)
+
+    outcome = _run(problem, method, c, progress, callback)
+    return _result(outcome, problem, method, restarts, seeds, time.perf_counter() - started)
+
+
+def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
+    """Check y and place it as the prior is."""
+    like = prior.like
+    leaves = []
+    for leaf in as_leaves(y):
+        kind = torch.promote_types(like.dtype, torch.complex32) if leaf.is_complex() else like.dtype
+        leaves.append(leaf.detach().to(device=like.device, dtype=kind))
+        if leaf.ndim < 2:
+            raise ValueError(f"y must have a batch dimension, (B, ...), got {tuple(leaf.shape)}")
+        if not bool(leaf.isfinite().all()):
+            bad = int((~leaf.isfinite()).sum())
+            raise ValueError(
+                f"y must be finite, but {bad} of {leaf.numel()} entries are NaN or infinite; "
+                "remove them with a mask operator"
+            )
+    sizes = {len(leaf) for leaf in leaves}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"y must have one batch size of at least 1, got {sorted(sizes)}")
+    return leaves, sizes.pop()
+
+
+def _seeds(seed: int | Sequence[int], images: int) -> list[int]:
+    if isinstance(seed, int):
+        return [seed] * images
+    seeds = [int(s) for s in seed]
+    if len(seeds) != images:
+        raise ValueError(f"seed must be one or one per image ({images}), got {len(seeds)}")
+    return seeds
+
+
+def _problem(
+    y: Leaves,
+    forward: Forward,
+    prior: Prior,
+    method: Solver,
+    seeds: list[int],
+    restarts: int,
+    stop: str,
+    noise_std: float | Sequence[float] | Tensor | None,
+) -> Problem:
+    """Build the rows: every image, ``restarts`` times."""
+    B = len(seeds)
+    image = torch.arange(B, device=prior.like.device)
+    with torch.no_grad():
+        x = torch.full((B, *prior.image_shape), 0.5).to(prior.like)
+        expected = [tuple(leaf.shape) for leaf in forward(x, image)]
+    given = [tuple(leaf.shape) for leaf in y]
+    if expected != given:
+        raise ValueError(
+            f"y must have the shape of A's measurements of {B} images {prior.image_shape}: "
+            f"expected {expected}, got {given}"
+        )
+    masks = informative(forward, y, image)
+    rule, fit, held, sigma = _rule(stop, noise_std, forward, masks, seeds, prior)
+    rows = image.repeat_interleave(restarts)
+    return Problem(
+        prior=prior,
+        forward=forward,
+        y=[leaf[rows] for leaf in y],
+        fit=[leaf[rows] for leaf in fit],
+        held=[leaf[rows] for leaf in held],
+        image=rows,
+        keys=[(s, r) for s in seeds for r in range(restarts)],
+        stop=Stop(rule, None if sigma is None else sigma[rows]),
+        perceptual=_perceptual(method, prior, forward, y),
+    )
+
+
+def _rule(
+    stop: str,
+    noise_std: float | Sequence[float] | Tensor | None,
+    forward: Forward,
+    masks: Leaves,
+    seeds: list[int],
+    prior: Prior,
+) -> tuple[str, Leaves, Leaves, Tensor | None]:
+    """Resolve the stopping rule: its name, fit and held-out masks, and sigma (B,)."""
+    if stop not in RULES:
+        raise ValueError(f"stop must be one of {RULES}, got {stop!r}")
+    nothing = [torch.zeros_like(mask) for mask in masks]
+    known = forward.noise_std() if noise_std is None else torch.as_tensor(noise_std).flatten()
+    sigma = None
+    if known is not None:
+        if known.numel() not in (1, len(seeds)) or not bool((known > 0).all() & known.isfinite().all()):
+            raise ValueError(
+                f"noise_std must be positive, one or one per image ({len(seeds)}), got "
+                f"{known.tolist()}; leave it None where it is unknown"
+            )
+        sigma = known.to(prior.like).expand(len(seeds))
+    if stop == "discrepancy" and sigma is None:
+        raise ValueError("stop='discrepancy' needs noise_std, or an A with Gaussian noise")
+    if sigma is not None and stop in ("auto", "discrepancy"):
+        return "discrepancy", masks, nothing, sigma
+    if stop in ("auto", "holdout"):
+        parts = split(masks, seeds, complex_pairs=prior.image_shape[0] == 2)
+        if parts is not None:
+            return "holdout", *parts, None
+        if stop == "holdout":
+            raise ValueError("stop='holdout' needs more entries in y: 200 must remain for the fit")
+    return "fixed", masks, nothing, None
+
+
+def _perceptual(
+    method: Solver, prior: Prior, forward: Forward, y: Leaves
+) -> Perceptual | None:
+    """Return the perceptual distance where it applies: between measurements that are images."""
+    wanted = method.perceptual
+    if wanted is False or (wanted is None and not forward.measures_images):
+        return None
+    if len(y) != 1 or y[0].ndim != 4 or y[0].is_complex():
+        if wanted is None:
+            return None
+        raise ValueError("perceptual needs a measurement that is one batch of images")
+    own = perceptual_of(prior)
+    if callable(wanted):
+        from gprior.features import median_distance
+
+        return Perceptual(wanted, median_distance(wanted, prior.sample(400)), lambda x: x)
+    if own is None and wanted:
+        raise ValueError(
+            "perceptual=True needs features: this prior has no discriminator; pass a callable "
+            "images -> list of feature maps as perceptual="
+        )
+    return own
+
+
+def _run(
+    problem: Problem,
+    method: Solver,
+    c: Tensor | None,
+    progress: bool,
+    callback: Callable[[int, Tensor, Tensor, Tensor], Any] | None,
+) -> Outcome:
+    """Run the rows in parts of ``max_batch``, halved where a GPU runs out of memory."""
+    from tqdm import tqdm
+
+    R, size, parts, at = len(problem), method.max_batch, [], 0
+    total = R * method.steps
+    with tqdm(total=total, disable=not progress, unit="step", smoothing=0.05) as bar:
+        while at < R:
+            rows = torch.arange(at, min(at + size, R), device=problem.image.device)
+            first, before = at, bar.n
+
+            def look(step: int, row: Tensor, loss: Tensor, image: Tensor, at: int = first) -> None:
+                if callback is not None:
+                    callback(step, row + at, loss, image)
+
+            watch = Watch(bar.update, look)
+            try:
+                parts.append(method.run(problem.take(rows), None if c is None else c[rows], watch))
+            except torch.cuda.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                torch.cuda.empty_cache()
+                size = max(len(rows) // 2, 1)
+                bar.update(before - bar.n)
+                continue
+            at += len(rows)
+        bar.update(total - bar.n)
+    return _joined(parts)
+
+
+def _joined(parts: list[Outcome]) -> Outcome:
+    def cat(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], dict):
+            return {k: torch.cat([v[k] for v in values]) for k in values[0]}
+        return sum(values, []) if isinstance(values[0], list) else torch.cat(values)
+
+    return Outcome(**{name: cat(name) for name in Outcome.__dataclass_fields__})
+
+
+def _result(
+    outcome: Outcome,
+    problem: Problem,
+    method: Solver,
+    restarts: int,
+    seeds: list[int],
+    seconds: float,
+) -> Result:
+    """Keep the best restart of each image."""
+    prior = problem.prior
+    kept = best_restart(outcome.criterion, restarts)
+    latents = {**outcome.variables}
+    if "c" in outcome.start:
+        latents["c"] = outcome.start["c"]
+    picked = replace_rows(outcome, kept)
+    labels = outcome.start["c"][kept].argmax(1).tolist() if "c" in outcome.start else None
+    return Result(
+        x=picked.image,
+        latents={k: v[kept] for k, v in latents.items()},
+        loss=picked.loss,
+        terms=picked.terms,
+        criterion=picked.criterion,
+        history=picked.history,
+        label=labels,
+        reason=[outcome.reason[i] for i in kept.tolist()],
+        evaluations=outcome.evaluations.view(-1, restarts).sum(1),
+        seconds=seconds,
+        seed=seeds,
+        perceptual="perceptual" in outcome.terms,
+        stop=problem.stop.rule,
+        solver={"name": type(method).__name__.lower(), **method.constants()},
+        prior={"name": prior.name, **prior.record},
+    )
+
+
+def replace_rows(outcome: Outcome, rows: Tensor) -> Outcome:
+    """Return the outcome of some rows."""
+    return replace(
+        outcome,
+        image=outcome.image[rows],
+        terms={k: v[rows] for k, v in outcome.terms.items()},
+        loss=outcome.loss[rows],
+        criterion=outcome.criterion[rows],
+        history=outcome.history[rows.cpu()],
+    )

@@ -1,0 +1,103 @@
+"""Training images: a folder, or the built-in head phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gprior.phantoms import CONTRASTS, phantoms
+
+__all__ = ["ImageSet", "folder_set", "phantom_set"]
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm", ".nii"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images held in memory as 8 bits.
+
+    Attributes
+    ----------
+    images : Tensor
+        (N, C, H, W) uint8.
+    labels : Tensor
+        (N,) int64.
+    classes : tuple of str
+        Names of the classes; empty where there are none.
+    held_out : Tensor
+        (M, C, H, W) uint8, never trained on: the reference of the Fréchet distance.
+    description : str
+        What the images are, for the model card.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    held_out: Tensor
+    description: str
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W) in [-1, 1] and labels (B,)."""
+        return self.images[rows].float() / 127.5 - 1, self.labels[rows]
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Quantise [0, 1] to 8 bits."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def phantom_set(
+    resolution: int, count: int, held_out: int, tick: Callable[[int], object] = lambda n: None
+) -> ImageSet:
+    """Draw ``count`` phantoms for training (seed 0) and ``held_out`` others (seed 1)."""
+    parts, labels = [], []
+    for start in range(0, count, 256):
+        images, label = phantoms(range(start, min(start + 256, count)), resolution)
+        parts.append(to_bytes(images))
+        labels.append(label)
+        tick(len(images))
+    others = to_bytes(phantoms(range(held_out), resolution, seed=1)[0])
+    text = f"{count} procedural head phantoms of {resolution} pixels, three contrasts"
+    return ImageSet(torch.cat(parts), torch.cat(labels), CONTRASTS, others, text)
+
+
+def folder_set(
+    folder: Path, resolution: int, channels: int, tick: Callable[[int], object] = lambda n: None
+) -> ImageSet:
+    """Read every image below a folder; its subfolders, if any, are the classes.
+
+    Images keep their aspect and are cropped to a square; each is mapped to [0, 1] as
+    `gprior.images.to_unit` does by default. One in ten is held out.
+
+    Raises
+    ------
+    ValueError
+        If the folder does not exist or has fewer than 20 images.
+    """
+    from gprior.images import fit, read_image, to_unit
+
+    if not folder.is_dir():
+        raise ValueError(f"data must be a folder of images or 'phantoms', got {folder}")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if len(paths) < 20:
+        raise ValueError(f"{folder} has {len(paths)} images; training needs at least 20")
+    names = tuple(sorted({p.relative_to(folder).parts[0] for p in paths if p.parent != folder}))
+    loose = [p for p in paths if p.parent == folder]
+    if names and loose:
+        raise ValueError(f"{folder} has images beside class folders ({loose[0].name}); move them")
+    images, labels = [], []
+    for path in paths:
+        array = fit(to_unit(read_image(path))[0], (resolution, resolution), "crop")[0]
+        image = torch.as_tensor(array, dtype=torch.float32)
+        image = image.mean(0, keepdim=True) if channels == 1 else image.expand(3, -1, -1)
+        images.append(to_bytes(image))
+        labels.append(names.index(path.relative_to(folder).parts[0]) if names else 0)
+        tick(1)
+    stack, label = torch.stack(images), torch.tensor(labels)
+    out = torch.arange(len(stack)) % 10 == 9
+    text = f"{len(paths)} images of a user's folder"
+    return ImageSet(stack[~out], label[~out], names, stack[out], text)

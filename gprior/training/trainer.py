@@ -1,0 +1,267 @@
+"""The training loop of a StyleGAN2 prior.
+
+Non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation and
+style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), exponential moving
+average of the generator's weights. Every draw is keyed by the step, so a resumed run
+continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from gprior.features import median_distance
+from gprior.files import atomic_write
+from gprior.priors.discriminator import Discriminator
+from gprior.priors.layers import fold_
+from gprior.priors.stylegan2 import StyleGAN2
+from gprior.randomness import generator
+from gprior.training.data import ImageSet
+from gprior.training.frechet import frechet_distance, random_features
+
+__all__ = ["Settings", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Constants of a training run.
+
+    Attributes
+    ----------
+    steps, batch : int
+        Optimiser steps and images per step.
+    lr : float
+        Adam's rate for both networks, betas (0, 0.99); falls linearly to zero over the
+        last fifth of the run.
+    r1_gamma, r1_every : float, int
+        Weight of the gradient penalty and its interval in steps.
+    mixing : float
+        Probability that an image takes its styles from two latents.
+    ema_images : float
+        Half-life of the weights' average, in images.
+    seed : int
+        Seed of initial weights and of every draw.
+    """
+
+    steps: int = 6000
+    batch: int = 16
+    lr: float = 0.002
+    r1_gamma: float = 0.1
+    r1_every: int = 16
+    mixing: float = 0.9
+    ema_images: float = 5000.0
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate at a step."""
+        return self.lr * min(1.0, 5 * (1 - step / self.steps))
+
+
+class Trainer:
+    """Trains a generator and its discriminator on an image set.
+
+    Parameters
+    ----------
+    data : ImageSet
+        The images.
+    config : dict
+        Arguments of `StyleGAN2`.
+    settings : Settings
+        Constants of the run.
+    device : torch.device
+        On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
+    """
+
+    def __init__(
+        self, data: ImageSet, config: dict[str, Any], settings: Settings, device: torch.device
+    ) -> None:
+        self.data, self.settings, self.device = data, settings, device
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            self.G = StyleGAN2(**config)
+            names = ("img_resolution", "img_channels", "c_dim", "channel_base", "channel_max")
+            self.D = Discriminator(**{k: self.G.config[k] for k in names})
+        for net in (self.G, self.D):
+            net.to(device, memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.G).freeze()
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[dict[str, float]] = []
+        ratio = settings.r1_every / (settings.r1_every + 1)  # of the lazy regularisation
+        self.opt_g = torch.optim.Adam(self.G.parameters(), settings.lr, (0.0, 0.99), 1e-8)
+        self.opt_d = torch.optim.Adam(
+            self.D.parameters(), settings.lr * ratio, (0.0, 0.99**ratio), 1e-8
+        )
+
+    def train(
+        self,
+        tick: Callable[[dict[str, float]], object] = lambda values: None,
+        every: int = 500,
+        report: Callable[[Trainer], object] = lambda trainer: None,
+    ) -> None:
+        """Run to the last step; ``report(self)`` every so many steps and at the end."""
+        while self.step < self.settings.steps:
+            started = time.perf_counter()
+            values = self._step()
+            self.step += 1
+            self.seconds += time.perf_counter() - started
+            tick(values)
+            if self.step % every == 0 or self.step == self.settings.steps:
+                self.curve.append({"step": self.step, "seconds": self.seconds, **values})
+                self.curve[-1]["frechet"] = self.frechet()
+                report(self)
+
+    def _step(self) -> dict[str, float]:
+        s, rng = self.settings, generator(self.settings.seed, "train", self.step)
+        for opt, ratio in ((self.opt_g, 1.0), (self.opt_d, s.r1_every / (s.r1_every + 1))):
+            opt.param_groups[0]["lr"] = s.rate(self.step) * ratio
+        rows = torch.randint(len(self.data.images), (s.batch,), generator=rng)
+        real, label = self.data.batch(rows)
+        real = real.to(self.device).contiguous(memory_format=torch.channels_last)
+        c = self._one_hot(label)
+        with torch.no_grad():
+            fake = self._generate(c, rng)
+        with self._autocast():
+            loss_d = F.softplus(self.D(fake, c)).mean() + F.softplus(-self.D(real, c)).mean()
+        self._descend(self.opt_d, loss_d)
+        values = {"loss_d": float(loss_d.detach())}
+        if self.step % s.r1_every == 0:
+            values["r1"] = self._r1(real, c)
+        self.D.requires_grad_(False)
+        with self._autocast():
+            loss_g = F.softplus(-self.D(self._generate(c, rng), c)).mean()
+        self._descend(self.opt_g, loss_g)
+        self.D.requires_grad_(True)
+        self._average()
+        return {**values, "loss_g": float(loss_g.detach())}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.device.type == "cpu")
+
+    def _one_hot(self, label: Tensor) -> Tensor | None:
+        if not self.G.c_dim:
+            return None
+        return F.one_hot(label, self.G.c_dim).float().to(self.device)
+
+    def _generate(self, c: Tensor | None, rng: torch.Generator) -> Tensor:
+        """Generate raw images with style mixing and fresh noise maps."""
+        n, G = self.settings.batch, self.G
+        z = torch.randn(2, n, G.z_dim, generator=rng).to(self.device)
+        mixed = torch.rand(n, generator=rng) < self.settings.mixing
+        cut = torch.randint(1, G.num_ws, (n,), generator=rng)
+        cut = torch.where(mixed, cut, G.num_ws)[:, None, None].to(self.device)
+        noise = [torch.randn(n, *shape, generator=rng).to(self.device) for shape in G.noise_shapes]
+        with self._autocast():
+            layers = torch.arange(G.num_ws, device=self.device)[:, None]
+            ws = torch.where(layers < cut, G.mapping(z[0], c), G.mapping(z[1], c))
+            return G.synthesis(ws, noise=noise).float()
+
+    def _descend(self, opt: torch.optim.Adam, loss: Tensor) -> None:
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        opt.step()
+
+    def _r1(self, real: Tensor, c: Tensor | None) -> float:
+        """Penalise ||grad D||^2 at real images, weighted for its interval."""
+        real = real.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(self.D(real, c).sum(), real, create_graph=True)
+        penalty = grad.square().sum((1, 2, 3)).mean()
+        self._descend(self.opt_d, penalty * (self.settings.r1_gamma / 2 * self.settings.r1_every))
+        return float(penalty.detach())
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        seen = (self.step + 1) * self.settings.batch
+        beta = 0.5 ** (self.settings.batch / min(self.settings.ema_images, 0.05 * seen))
+        for slow, fast in zip(self.ema.parameters(), self.G.parameters(), strict=True):
+            slow.lerp_(fast, 1 - beta)
+
+    def frechet(self) -> float:
+        """Distance of the averaged generator's samples to held-out images."""
+        held_out = self.data.held_out
+        samples = self.ema.sample(len(held_out)).clamp(0, 1)
+        return frechet_distance(random_features(samples), random_features(held_out / 255))
+
+    def frechet_real(self) -> float:
+        """Distance of as many training images to held-out images: the value to compare with."""
+        n = len(self.data.held_out)
+        return frechet_distance(
+            random_features(self.data.images[:n] / 255), random_features(self.data.held_out / 255)
+        )
+
+    @torch.no_grad()
+    def finish(self) -> StyleGAN2:
+        """Return the averaged generator, ready to be saved.
+
+        With ``w_avg`` (per class), folded gains, the discriminator, and the unit of its
+        perceptual distance: the median over 200 pairs of samples.
+        """
+        G = copy.deepcopy(self.ema).cpu()
+        z = torch.randn(20000, G.z_dim, generator=generator(self.settings.seed, "w-avg"))
+        if G.c_dim:
+            rows = [G.mapping(z, G.classes(k, len(z)))[:, 0].mean(0) for k in range(G.c_dim)]
+            G.w_avg.copy_(torch.stack(rows))
+        else:
+            G.w_avg.copy_(G.mapping(z)[:, 0].mean(0))
+        fold_(G)
+        critic = copy.deepcopy(self.D).cpu().eval().requires_grad_(False)
+        fold_(critic)
+        G.discriminator = critic
+        unit = median_distance(lambda x: critic.features(2 * x - 1), G.sample(400))
+        G.record = {
+            "data": self.data.description,
+            "classes": list(self.data.classes),
+            "settings": asdict(self.settings),
+            "seconds": round(self.seconds),
+            "frechet": round(self.frechet(), 2),
+            "frechet_real": round(self.frechet_real(), 2),
+            "perceptual_unit": unit,
+        }
+        return G
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint to resume from, atomically."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "settings": asdict(self.settings),
+            "config": self.G.config,
+            **{name: getattr(self, name).state_dict() for name in self._parts()},
+        }
+        with atomic_write(path) as temporary:
+            torch.save(state, temporary)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint written by `save`.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to another architecture, or was cut short.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path} is no readable training checkpoint: {error}") from error
+        if state["config"] != self.G.config:
+            raise ValueError(
+                f"{path} is a checkpoint of another architecture: {state['config']}, "
+                f"not {self.G.config}; give the same sizes or another --out"
+            )
+        for name in self._parts():
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+
+    @staticmethod
+    def _parts() -> tuple[str, ...]:
+        return ("G", "D", "ema", "opt_g", "opt_d")
+
