@@ -1,4 +1,8 @@
-"""Shared test settings: one thread, and the slow tests only when asked for."""
+"""Shared test settings: one thread, slow tests only when asked for, and tiny priors."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,3 +17,62 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+@functools.cache
+def _tiny_prior(
+    resolution: int, channels: int, c_dim: int, dtype: torch.dtype, critic: bool, **config: Any
+) -> Any:
+    # Local imports: `import gprior` is timed by a test of its own.
+    from gprior.features import median_distance
+    from gprior.priors import Discriminator, StyleGAN2
+    from gprior.priors.layers import fold_
+
+    sizes = {"c_dim": c_dim, "channel_base": 128, "channel_max": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        prior = StyleGAN2(
+            resolution, channels, z_dim=8, w_dim=16, num_mapping_layers=2, **sizes, **config
+        )
+        discriminator = Discriminator(resolution, channels, **sizes)
+        for name, parameter in prior.named_parameters():
+            if name.endswith("noise_strength"):
+                torch.nn.init.constant_(parameter, 0.2)
+            elif name.endswith("bias"):  # a random one: mistakes in the biases shall show
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        prior.to(dtype), discriminator.to(dtype)
+        fold_(prior)
+        fold_(discriminator)
+        prior.freeze()
+        z = torch.randn(512, 8).to(dtype)
+        means = [
+            prior.mapping(z, prior.classes(k, 512) if c_dim else None)[:, 0].mean(0)
+            for k in range(max(c_dim, 1))
+        ]
+        prior.w_avg.copy_(torch.stack(means) if c_dim else means[0])
+    if critic:
+        prior.discriminator = discriminator.eval().requires_grad_(False)
+        unit = median_distance(lambda x: discriminator.features(2 * x - 1), prior.sample(40))
+        prior.record["perceptual_unit"] = unit
+    return prior
+
+
+@pytest.fixture(scope="session")
+def tiny_prior() -> Callable[..., Any]:
+    """Make small random priors: ``tiny_prior(resolution, channels, c_dim)``, float64, frozen.
+
+    They have non-zero noise strengths, ``w_avg``, folded gains, a discriminator and the
+    unit of its perceptual distance. Shared between tests: copy before changing one.
+    """
+
+    def make(
+        resolution: int = 16,
+        channels: int = 1,
+        c_dim: int = 0,
+        dtype: torch.dtype = torch.float64,
+        critic: bool = True,
+        **config: Any,
+    ) -> Any:
+        return _tiny_prior(resolution, channels, c_dim, dtype, critic, **config)
+
+    return make

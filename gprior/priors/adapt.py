@@ -74,11 +74,12 @@ class AdaptedPrior(Prior):
             raise ValueError(f"phase must be ({H}, {W}) with two channels wanted")
         if C0 == 2 and C != 2:
             raise ValueError("a two-channel prior stays one; adapt its base instead")
+        # Before the base, whose own phase would be taken for this one.
+        self.register_buffer("phase", None if phase is None else phase.to(base.like))
         self.base, self.size = base, size
         self.image_shape = shape
         self.inputs, self.c_dim, self.name = base.inputs, base.c_dim, base.name
         self.discriminator = base.discriminator
-        self.register_buffer("phase", None if phase is None else phase.to(base.like))
         self.record = {
             **base.record,
             "adapted": {"from": list(base.image_shape), "to": list(shape), "size": size},
@@ -89,17 +90,27 @@ class AdaptedPrior(Prior):
         """Return adapted images (B, C, H, W); arguments are those of the base."""
         return self._size(self._channels(self.base(*args, **inputs)))
 
+    @property
+    def w_avg(self) -> Tensor:
+        """Mean style of the base."""
+        return self.base.w_avg
+
+    def mapping(self, z: Tensor, c: Tensor | None = None, **truncation: Any) -> Tensor:
+        """Map latents to styles, as the base does."""
+        return self.base.mapping(z, c, **truncation)
+
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return the base's latents."""
         return self.base.draw(keys)
 
     def restore(self, x: Tensor) -> Tensor:
-        """Map images of the adapted shape to the base's, for its discriminator."""
+        """Map images of the adapted shape to the generator's, for its discriminator."""
         C0, H0, W0 = self.base.image_shape
         x = _fit(x, (H0, W0), {"pad": "crop", "crop": "pad"}.get(self.size, self.size))
         if x.shape[1] == 2 and C0 != 2:
             x = x.square().sum(1, keepdim=True).add(1e-12).sqrt()
-        return x if x.shape[1] == C0 else _recolour(x, C0)
+        x = x if x.shape[1] == C0 else _recolour(x, C0)
+        return self.base.restore(x) if isinstance(self.base, AdaptedPrior) else x
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -133,9 +144,9 @@ def _recolour(x: Tensor, channels: int) -> Tensor:
 def _fit(x: Tensor, to: tuple[int, ...], size: str) -> Tensor:
     """Change height and width by resampling, zero padding or cropping about the centre."""
     H, W = x.shape[2:]
-    if (H, W) == tuple(to):
+    if tuple(to) == (H, W):
         return x
     if size == "resize":
         return F.interpolate(x, size=to, mode="bilinear", antialias=True)
-    top, left = (to[0] - H) // 2, (to[1] - W) // 2
+    top, left = int((to[0] - H) / 2), int((to[1] - W) / 2)  # truncated: a crop undoes a pad
     return F.pad(x, (left, to[1] - W - left, top, to[0] - H - top))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from gprior.priors.adapt import AdaptedPrior
     from gprior.priors.discriminator import Discriminator
 
@@ -54,6 +56,15 @@ class Prior(nn.Module):
         """Return images (B, C, H, W), (raw + 1) / 2, nominally in [0, 1] and not clamped."""
         raise NotImplementedError
 
+    @property
+    def w_avg(self) -> Tensor:
+        """Mean style: (w_dim,), or (c_dim, w_dim) where there are classes; needs ``"w"``."""
+        raise NotImplementedError(f"{type(self).__name__} has no W space")
+
+    def mapping(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Map latents (B, z_dim) to one style per layer (B, num_ws, w_dim); needs ``"w"``."""
+        raise NotImplementedError(f"{type(self).__name__} has no W space")
+
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return one latent z (len(keys), ...) per key from the prior's own distribution."""
         raise NotImplementedError
@@ -63,7 +74,7 @@ class Prior(nn.Module):
         """A parameter: its dtype and device are the prior's."""
         return next(self.parameters())
 
-    def freeze(self) -> Prior:
+    def freeze(self) -> Self:
         """Switch to eval mode and stop gradients with respect to weights; return self."""
         return self.eval().requires_grad_(False)
 
@@ -102,9 +113,7 @@ class Prior(nn.Module):
                 f"label must be one index or one per image ({n}), got shape {tuple(given.shape)}"
             )
         if given.min() < 0 or given.max() >= self.c_dim:
-            raise ValueError(
-                f"label must be between 0 and {self.c_dim - 1}, got {given.tolist()}"
-            )
+            raise ValueError(f"label must be between 0 and {self.c_dim - 1}, got {given.tolist()}")
         one_hot = nn.functional.one_hot(given.expand(n).long(), self.c_dim)
         return one_hot.to(self.like.dtype)
 
@@ -126,6 +135,8 @@ class Prior(nn.Module):
         Tensor
             (n, C, H, W), nominally in [0, 1], not clamped.
         """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
         return torch.cat([self(**inputs) for inputs in self._sample_inputs(n, seed, label)])
 
     def _sample_inputs(self, n: int, seed: int, label: Label) -> Iterator[dict[str, Any]]:

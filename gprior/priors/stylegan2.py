@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from gprior.randomness import normal
 State = tuple[Tensor, Tensor]
 Noise = str | Sequence[Tensor]
 NOISE_MODES = ("const", "zero", "random")
+SIDES = tuple(2**k for k in range(4, 11))
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ class Mapping(nn.Module):
         self.embed = Dense(c_dim, w_dim) if c_dim else None
         widths = [z_dim + (w_dim if c_dim else 0)] + [w_dim] * num_layers
         self.layers = nn.ModuleList(
-            Dense(a, b, lr=0.01, activate=True) for a, b in zip(widths, widths[1:], strict=False)
+            Dense(a, b, lr=0.01, activate=True) for a, b in pairwise(widths)
         )
         self.register_buffer("w_avg", torch.zeros((c_dim, w_dim) if c_dim else (w_dim,)))
 
@@ -248,10 +250,12 @@ class StyleGAN2(Prior):
             ws (B, num_ws, w_dim).
         """
         check_shape("z", z, (self.z_dim,))
-        if self.c_dim:
-            if c is None:
-                raise ValueError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
-            check_shape("c", c, (self.c_dim,))
+        if self.c_dim and c is None:
+            raise ValueError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
+        if c is not None:
+            if not self.c_dim:
+                raise ValueError("c was given, but this prior has no classes; leave c=None")
+            check_shape("c", c, (self.c_dim,), (len(z),))
         w = self.mapping_network(z, c)
         ws = w[:, None].expand(-1, self.num_ws, -1)
         if truncation_psi == 1:
@@ -304,7 +308,7 @@ class StyleGAN2(Prior):
 
         Arguments are those of `synthesis`.
         """
-        noises = self._check(ws, noise, from_block, state)
+        noises = self._check(ws, noise, content, from_block, state)
         if state is None:
             x = self.const if content is None else content
             x, rgb = x.expand(ws.shape[0], *self.content_shape), None
@@ -320,7 +324,12 @@ class StyleGAN2(Prior):
         return x, rgb  # type: ignore[return-value]
 
     def _check(
-        self, ws: Tensor, noise: Noise, from_block: int, state: State | None
+        self,
+        ws: Tensor,
+        noise: Noise,
+        content: Tensor | None,
+        from_block: int,
+        state: State | None,
     ) -> Sequence[str | Tensor]:
         if ws.ndim not in (3, 4) or ws.shape[1] != self.num_ws or ws.shape[-1] != self.w_dim:
             raise ValueError(
@@ -331,6 +340,14 @@ class StyleGAN2(Prior):
             raise ValueError(f"from_block must be between 0 and {len(self.blocks) - 1}")
         if (from_block > 0) != (state is not None):
             raise ValueError("from_block > 0 and state=(features, rgb) go together: give both")
+        batch = (1, len(ws))
+        if content is not None:
+            check_shape("content", content, self.content_shape, batch)
+        if state is not None:
+            side = 2 * 2**from_block
+            width = channels(side, self.config["channel_base"], self.config["channel_max"])
+            for i, n in enumerate((width, self.image_shape[0])):
+                check_shape(f"state[{i}]", state[i], (n, side, side), batch[1:])
         if isinstance(noise, str):
             if noise not in NOISE_MODES:
                 raise ValueError(f"noise must be one of {NOISE_MODES} or a list, got {noise!r}")
@@ -338,7 +355,7 @@ class StyleGAN2(Prior):
         if len(noise) != self.num_ws - 1:
             raise ValueError(f"noise must have {self.num_ws - 1} maps, got {len(noise)}")
         for i, (given, shape) in enumerate(zip(noise, self.noise_shapes, strict=True)):
-            check_shape(f"noise[{i}]", given, shape)
+            check_shape(f"noise[{i}]", given, shape, batch)
         return noise
 
     def forward(
@@ -360,11 +377,9 @@ class StyleGAN2(Prior):
 
 def check_sizes(config: dict[str, Any]) -> int:
     """Refuse sizes that are no StyleGAN2; return log2 of the resolution."""
-    log2 = int(config["img_resolution"]).bit_length() - 1
-    if config["img_resolution"] != 2**log2 or not 4 <= log2 <= 10:
-        raise ValueError(
-            f"img_resolution must be a power of two from 16 to 1024, got {config['img_resolution']}"
-        )
+    side = config["img_resolution"]
+    if not isinstance(side, int) or side not in SIDES:
+        raise ValueError(f"img_resolution must be a power of two from 16 to 1024, got {side!r}")
     if config["img_channels"] not in (1, 3):
         raise ValueError(f"img_channels must be 1 or 3, got {config['img_channels']}")
     for name, least, most in (
@@ -375,13 +390,23 @@ def check_sizes(config: dict[str, Any]) -> int:
         ("channel_max", 1, 1 << 14),
         ("num_mapping_layers", 1, 64),
     ):
-        if not least <= config[name] <= most:
-            raise ValueError(f"{name} must be from {least} to {most}, got {config[name]}")
-    return log2
+        if not isinstance(config[name], int) or not least <= config[name] <= most:
+            raise ValueError(
+                f"{name} must be an integer from {least} to {most}, got {config[name]!r}"
+            )
+    clamp = config.get("conv_clamp")
+    if clamp is not None and not 0 < clamp < math.inf:
+        raise ValueError(f"conv_clamp must be positive and finite, or None, got {clamp!r}")
+    return int(side).bit_length() - 1
 
 
-def check_shape(name: str, given: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse a tensor whose shape is not (B, *shape)."""
+def check_shape(
+    name: str, given: Tensor, shape: tuple[int, ...], batch: tuple[int, ...] = ()
+) -> None:
+    """Refuse a tensor whose shape is not (B, *shape), with B among ``batch`` if given."""
     if tuple(given.shape[1:]) != shape or given.ndim != len(shape) + 1:
         want = ", ".join(str(s) for s in shape)
         raise ValueError(f"{name} must have shape (B, {want}), got {tuple(given.shape)}")
+    if batch and len(given) not in batch:
+        want = " or ".join(str(n) for n in dict.fromkeys(batch))
+        raise ValueError(f"{name} must have a batch of {want}, got {len(given)}")
