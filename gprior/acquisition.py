@@ -154,7 +154,7 @@ class Forward:
 
     def _find_per_image(self, images: int, named: Sequence[str] | None) -> dict[str, Tensor]:
         """Find, by trying, which buffers hold one entry per image."""
-        assert self.physics is not None  # noqa: S101  (for the type checker)
+        assert self.physics is not None
         buffers = dict(self.physics.named_buffers())
         if named is not None:
             unknown = sorted(set(named) - set(buffers))
@@ -171,10 +171,11 @@ class Forward:
                 chosen = {name: buffers[name] for name in subset}
                 if self._separates(chosen, images):
                     return chosen
+        shapes = {name: tuple(b.shape) for name, b in buffers.items()}
         raise ValueError(
             f"A does not act on {images} images one by one. If it holds parameters per image, "
             f"give one for each of the {images} images in y and name their buffers with "
-            f"per_image=(...); A has the buffers { {k: tuple(b.shape) for k, b in buffers.items()} }"
+            f"per_image=(...); A has the buffers {shapes}"
         )
 
     @torch.no_grad()
@@ -257,7 +258,7 @@ def _through_numpy(
         def backward(ctx: Any, *grads: Tensor) -> Tensor:
             return _columns(operator.rmatmat, grads[0])
 
-    return lambda x: Product.apply(x.flatten(1))  # type: ignore[no-any-return,no-untyped-call]
+    return lambda x: Product.apply(x.flatten(1))  # type: ignore[no-any-return]
 
 
 def _columns(product: Callable[[Any], Any], x: Tensor) -> Tensor:

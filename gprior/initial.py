@@ -12,7 +12,7 @@ from torch import Tensor
 from gprior.objective import Objective, total
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.space import Variables, join, take
+from gprior.space import Variables, inputs_of, join, take
 
 __all__ = ["Init", "candidates", "check_init", "starting_point"]
 
@@ -92,7 +92,7 @@ def _complete(prior: Prior, z: Tensor, c: Tensor | None) -> Variables:
     start = {"z": z} if c is None else {"z": z, "c": c}
     if "w" in prior.inputs:
         with torch.no_grad():
-            start["w"] = prior.mapping(z, c).clone()  # type: ignore[operator]
+            start["w"] = prior.mapping(z, c).clone()
     return start
 
 
@@ -106,7 +106,7 @@ def _mean(problem: Problem, c: Tensor | None) -> Variables:
     if "w" not in prior.inputs:
         shape = prior.draw(problem.draw_keys("start")[:1])
         return _complete(prior, torch.zeros_like(shape).expand(len(problem), -1), c)
-    mean = prior.w_avg.expand(len(problem), -1) if c is None else c @ prior.w_avg  # type: ignore
+    mean = prior.w_avg.expand(len(problem), -1) if c is None else c @ prior.w_avg
     draws = [_draw(problem, c, k) for k in range(NEAREST)]
     far = torch.stack([(d["w"][:, 0] - mean).square().sum(1) for d in draws])
     nearest = _pick(draws, far.argmin(0))
@@ -118,9 +118,9 @@ def _best(problem: Problem, objective: Objective, options: list[Variables]) -> V
     """Return for each row the option of least data term."""
     R, prior = len(problem), problem.prior
     every = join(options)  # candidate k of row r stands at k R + r
-    inputs = {"ws": every["w"]} if "w" in every else {k: every[k] for k in every if k in "zc"}
+    inputs = inputs_of(every)
     scores = []
-    for rows in torch.arange(len(options) * R, device=problem.image.device).split(CHUNK):
+    for rows in torch.arange(len(options) * R, device=problem.image.device).split(CHUNK):  # type: ignore[no-untyped-call]
         own = problem.take(rows % R)
         predicted = own.measure(prior(**take(inputs, rows)))
         scores.append(total(objective.data(own, predicted)).nan_to_num(torch.inf))

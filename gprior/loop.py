@@ -7,8 +7,9 @@ reason to stop; rows that are done leave, and their neighbours go on unchanged.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,6 +104,8 @@ class Outcome:
         Why each row stopped: ``"steps"``, ``"discrepancy"`` or ``"non-finite"``.
     evaluations : Tensor
         Forward and backward passes per row (R,); a forward alone counts 1/3.
+    start : dict
+        Where each row started, with the class ``c`` where there are classes.
     """
 
     variables: Variables
@@ -113,7 +116,32 @@ class Outcome:
     history: Tensor
     reason: list[str]
     evaluations: Tensor
-    start: Variables = field(default_factory=dict)
+    start: Variables
+
+    def take(self, rows: Tensor) -> Outcome:
+        """Return some of the rows."""
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {k: pick(v) for k, v in value.items()}
+            if isinstance(value, list):
+                return [value[i] for i in rows.tolist()]
+            return value[rows.to(value.device)]
+
+        return Outcome(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
+
+    @classmethod
+    def join(cls, parts: Sequence[Outcome]) -> Outcome:
+        """Concatenate rows."""
+
+        def cat(values: list[Any]) -> Any:
+            if isinstance(values[0], dict):
+                return {k: cat([v[k] for v in values]) for k in values[0]}
+            if isinstance(values[0], list):
+                return [item for value in values for item in value]
+            return torch.cat(values)
+
+        return cls(**{f.name: cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
 
 
 def minimise(
@@ -228,9 +256,7 @@ def _evaluate(
     terms = objective(problem, variables, start, predicted)
     loss = total(terms)
     criterion = problem.criterion(predicted, loss)
-    return Outcome(
-        variables, image, terms, loss, criterion, history, reason, spent + 1 / 3, start
-    )
+    return Outcome(variables, image, terms, loss, criterion, history, reason, spent + 1 / 3, start)
 
 
 def _finite(grads: Variables) -> Tensor:

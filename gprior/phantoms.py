@@ -8,13 +8,15 @@ There is no patient behind them and no data licence upon them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.randomness import generator
+
+Edge = Callable[[Tensor], Tensor]
 
 __all__ = ["CONTRASTS", "phantoms"]
 
@@ -50,9 +52,7 @@ class Draws:
         return fine / 0.75
 
 
-def phantoms(
-    indices: Iterable[int], resolution: int = 64, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def phantoms(indices: Iterable[int], resolution: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Draw head slices.
 
     Parameters
@@ -95,7 +95,8 @@ def _draw(rows: list[int], size: int, seed: int) -> Tensor:
 
     def inside(distance: Tensor) -> Tensor:
         """Return 1 where the signed distance is negative, with an edge one pixel wide."""
-        return torch.sigmoid(-distance * (4.0 / pixel))
+        edge: Tensor = torch.sigmoid(-distance * (4.0 / pixel))
+        return edge
 
     width, height = draws.uniform(0.70, 0.82), draws.uniform(0.86, 0.95)
     radius = ((x / width) ** 2 + (y / height) ** 2).sqrt()
@@ -147,60 +148,88 @@ def _coordinates(draws: Draws, size: int) -> tuple[Tensor, Tensor]:
     return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
 
-def _ellipse(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, a: Tensor, b: Tensor, tilt: Tensor) -> Tensor:
+def _ellipse(
+    x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, a: Tensor, b: Tensor, tilt: Tensor
+) -> Tensor:
     """Return the signed distance (about) from a tilted ellipse, negative inside."""
     u = (x - cx) * tilt.cos() + (y - cy) * tilt.sin()
     v = (y - cy) * tilt.cos() - (x - cx) * tilt.sin()
     return (((u / a) ** 2 + (v / b) ** 2).sqrt() - 1) * torch.minimum(a, b)
 
 
-def _ventricles(draws: Draws, x: Tensor, y: Tensor, level: Tensor, inside) -> Tensor:  # type: ignore[no-untyped-def]
+def _ventricles(draws: Draws, x: Tensor, y: Tensor, level: Tensor, inside: Edge) -> Tensor:
     shrink = (1.25 - level).clamp(0, 1)
     size = draws.uniform(0.6, 1.5) * shrink
     found = torch.zeros_like(x)
     for side in (-1.0, 1.0):
         own = size * draws.uniform(0.85, 1.15)
         front = _ellipse(
-            x, y, side * (0.085 + 0.03 * size), draws.uniform(-0.22, -0.14),
-            0.045 * own + 0.004, 0.15 * own + 0.004, side * draws.uniform(0.15, 0.45),
+            x,
+            y,
+            side * (0.085 + 0.03 * size),
+            draws.uniform(-0.22, -0.14),
+            0.045 * own + 0.004,
+            0.15 * own + 0.004,
+            side * draws.uniform(0.15, 0.45),
         )
         back = _ellipse(
-            x, y, side * (0.13 + 0.05 * size), draws.uniform(0.16, 0.26),
-            0.045 * own + 0.004, 0.14 * own + 0.004, -side * draws.uniform(0.3, 0.7),
+            x,
+            y,
+            side * (0.13 + 0.05 * size),
+            draws.uniform(0.16, 0.26),
+            0.045 * own + 0.004,
+            0.14 * own + 0.004,
+            -side * draws.uniform(0.3, 0.7),
         )
         found = torch.maximum(found, torch.maximum(inside(front), inside(back)))
     third = _ellipse(
-        x, y, torch.zeros_like(size), draws.uniform(-0.02, 0.06),
-        0.012 + 0.012 * size, 0.10 * shrink + 0.004, torch.zeros_like(size),
+        x,
+        y,
+        torch.zeros_like(size),
+        draws.uniform(-0.02, 0.06),
+        0.012 + 0.012 * size,
+        0.10 * shrink + 0.004,
+        torch.zeros_like(size),
     )
     return torch.maximum(found, inside(third)) * inside(level - 0.85)
 
 
-def _nuclei(draws: Draws, x: Tensor, y: Tensor, level: Tensor, inside) -> Tensor:  # type: ignore[no-untyped-def]
+def _nuclei(draws: Draws, x: Tensor, y: Tensor, level: Tensor, inside: Edge) -> Tensor:
     shown = inside(level - 0.6)
     found = torch.zeros_like(x)
     size = draws.uniform(0.8, 1.2)
+    one = torch.ones_like(size)
     thalamus_y, putamen_y = draws.uniform(0.00, 0.08), draws.uniform(-0.14, -0.04)
     for side in (-1.0, 1.0):
         thalamus = _ellipse(
-            x, y, side * (0.10 + 0.0 * size), thalamus_y, 0.06 * size, 0.09 * size, side * (0.4 + 0.0 * size)
+            x, y, side * 0.10 * one, thalamus_y, 0.06 * size, 0.09 * size, side * 0.4 * one
         )
         putamen = _ellipse(
-            x, y, side * draws.uniform(0.25, 0.30), putamen_y, 0.045 * size, 0.13 * size,
+            x,
+            y,
+            side * draws.uniform(0.25, 0.30),
+            putamen_y,
+            0.045 * size,
+            0.13 * size,
             -side * draws.uniform(0.1, 0.4),
         )
         found = torch.maximum(found, torch.maximum(inside(thalamus), inside(putamen)))
     return found * shown
 
 
-def _lesions(draws: Draws, x: Tensor, y: Tensor, inside) -> Tensor:  # type: ignore[no-untyped-def]
+def _lesions(draws: Draws, x: Tensor, y: Tensor, inside: Edge) -> Tensor:
     """Up to three blobs in the white matter, in about half of the slices."""
     found = torch.zeros_like(x)
     for _ in range(3):
         present = (draws.uniform(0, 1) < 0.25).float()
         blob = _ellipse(
-            x, y, draws.uniform(-0.42, 0.42), draws.uniform(-0.5, 0.5),
-            draws.uniform(0.03, 0.11), draws.uniform(0.03, 0.09), draws.uniform(0, 3.14),
+            x,
+            y,
+            draws.uniform(-0.42, 0.42),
+            draws.uniform(-0.5, 0.5),
+            draws.uniform(0.03, 0.11),
+            draws.uniform(0.03, 0.09),
+            draws.uniform(0, 3.14),
         )
         found = torch.maximum(found, inside(blob) * present)
     return found

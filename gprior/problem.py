@@ -138,7 +138,7 @@ class Problem:
         if self.stop.rule == "holdout":
             return self.mean_square(predicted, self.held)
         if self.stop.rule == "discrepancy":
-            assert self.stop.sigma is not None  # noqa: S101  (for the type checker)
+            assert self.stop.sigma is not None
             return self.mean_square(predicted, self.fit).sqrt() / self.stop.sigma
         return loss
 

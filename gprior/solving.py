@@ -114,9 +114,9 @@ def solve(
     torch.Size([1, 1, 64, 64])
     """
     started = time.perf_counter()
-    if init is not None:
-        constants["init"] = init
     method = find_solver(solver, prior, constants)
+    if init is not None:
+        method = replace(method, init=init)
     check_init(method.init)
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, got {restarts}")
@@ -139,7 +139,8 @@ def solve(
         prior.classes(label, B)
 
     outcome = _run(problem, method, c, progress, callback)
-    return _result(outcome, problem, method, restarts, seeds, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return _result(outcome, problem, method, restarts, seeds, seconds)
 
 
 def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
@@ -225,7 +226,9 @@ def _rule(
     known = forward.noise_std() if noise_std is None else torch.as_tensor(noise_std).flatten()
     sigma = None
     if known is not None:
-        if known.numel() not in (1, len(seeds)) or not bool((known > 0).all() & known.isfinite().all()):
+        if known.numel() not in (1, len(seeds)) or not bool(
+            (known > 0).all() & known.isfinite().all()
+        ):
             raise ValueError(
                 f"noise_std must be positive, one or one per image ({len(seeds)}), got "
                 f"{known.tolist()}; leave it None where it is unknown"
@@ -244,9 +247,7 @@ def _rule(
     return "fixed", masks, nothing, None
 
 
-def _perceptual(
-    method: Solver, prior: Prior, forward: Forward, y: Leaves
-) -> Perceptual | None:
+def _perceptual(method: Solver, prior: Prior, forward: Forward, y: Leaves) -> Perceptual | None:
     """Return the perceptual distance where it applies: between measurements that are images."""
     wanted = method.perceptual
     if wanted is False or (wanted is None and not forward.measures_images):
@@ -301,17 +302,7 @@ def _run(
                 continue
             at += len(rows)
         bar.update(total - bar.n)
-    return _joined(parts)
-
-
-def _joined(parts: list[Outcome]) -> Outcome:
-    def cat(name: str) -> Any:
-        values = [getattr(part, name) for part in parts]
-        if isinstance(values[0], dict):
-            return {k: torch.cat([v[k] for v in values]) for k in values[0]}
-        return sum(values, []) if isinstance(values[0], list) else torch.cat(values)
-
-    return Outcome(**{name: cat(name) for name in Outcome.__dataclass_fields__})
+    return Outcome.join(parts)
 
 
 def _result(
@@ -323,39 +314,23 @@ def _result(
     seconds: float,
 ) -> Result:
     """Keep the best restart of each image."""
-    prior = problem.prior
-    kept = best_restart(outcome.criterion, restarts)
-    latents = {**outcome.variables}
-    if "c" in outcome.start:
-        latents["c"] = outcome.start["c"]
-    picked = replace_rows(outcome, kept)
-    labels = outcome.start["c"][kept].argmax(1).tolist() if "c" in outcome.start else None
+    prior, spent = problem.prior, outcome.evaluations.view(-1, restarts).sum(1)
+    kept = outcome.take(best_restart(outcome.criterion, restarts))
+    c = {"c": kept.start["c"]} if "c" in kept.start else {}
     return Result(
-        x=picked.image,
-        latents={k: v[kept] for k, v in latents.items()},
-        loss=picked.loss,
-        terms=picked.terms,
-        criterion=picked.criterion,
-        history=picked.history,
-        label=labels,
-        reason=[outcome.reason[i] for i in kept.tolist()],
-        evaluations=outcome.evaluations.view(-1, restarts).sum(1),
+        x=kept.image,
+        latents={**kept.variables, **c},
+        loss=kept.loss,
+        terms=kept.terms,
+        criterion=kept.criterion,
+        history=kept.history,
+        label=kept.start["c"].argmax(1).tolist() if c else None,
+        reason=kept.reason,
+        evaluations=spent,
         seconds=seconds,
         seed=seeds,
-        perceptual="perceptual" in outcome.terms,
+        perceptual="perceptual" in kept.terms,
         stop=problem.stop.rule,
         solver={"name": type(method).__name__.lower(), **method.constants()},
         prior={"name": prior.name, **prior.record},
-    )
-
-
-def replace_rows(outcome: Outcome, rows: Tensor) -> Outcome:
-    """Return the outcome of some rows."""
-    return replace(
-        outcome,
-        image=outcome.image[rows],
-        terms={k: v[rows] for k, v in outcome.terms.items()},
-        loss=outcome.loss[rows],
-        criterion=outcome.criterion[rows],
-        history=outcome.history[rows.cpu()],
     )

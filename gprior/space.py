@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gprior.priors import Prior
 
-__all__ = ["Space", "Variables", "WPlus", "Z"]
+__all__ = ["Space", "Variables", "WPlus", "Z", "inputs_of"]
 
 Variables = dict[str, Tensor]
 
@@ -108,6 +108,13 @@ class Auxiliary(Space):
 
     def decode(self, variables: Variables, start: Variables) -> dict[str, Any]:
         return {}
+
+
+def inputs_of(latents: Variables) -> dict[str, Any]:
+    """Return the prior's inputs for a code by names: ``w`` before ``z`` and ``c``."""
+    if "w" in latents:
+        return {"ws": latents["w"]}
+    return {k: latents[k] for k in ("z", "c") if k in latents}
 
 
 def take(variables: Variables, rows: Tensor) -> Variables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ class ResidualBlock(nn.Module):
         self.skip = Conv(n_in, n_out, 1, down=True, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.conv1(self.conv0(x)) + self.skip(x)) * math.sqrt(0.5)
+        y: Tensor = (self.conv1(self.conv0(x)) + self.skip(x)) * math.sqrt(0.5)
+        return y
 
 
 class Discriminator(nn.Module):
@@ -51,9 +53,7 @@ class Discriminator(nn.Module):
         log2 = check_sizes({**self.config, "z_dim": 1, "w_dim": 1, "num_mapping_layers": 1})
         widths = [channels(2**k, channel_base, channel_max) for k in range(log2, 1, -1)]
         self.from_rgb = Conv(img_channels, widths[0], 1)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
         last = widths[-1]
         self.conv = Conv(last + 1, last, 3)
         self.dense = Dense(last * 16, last, activate=True)
@@ -76,7 +76,8 @@ class Discriminator(nn.Module):
         x = self.features(raw)[-1]
         x = self.conv(torch.cat([x, minibatch_std(x.float()).to(x.dtype)], 1))
         logits = self.out(self.dense(x.flatten(1))).float()
-        return logits.sum(1) if c is None else (logits * c).sum(1)
+        total: Tensor = logits.sum(1) if c is None else (logits * c).sum(1)
+        return total
 
 
 def minibatch_std(x: Tensor, group: int = 4) -> Tensor:

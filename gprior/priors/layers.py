@@ -176,7 +176,9 @@ class ModulatedConv(Scaled):
         style = self.affine(w)
         weight, _ = self.scaled()
         if w.ndim == 3:
-            return filterwise(x, style, weight, self.up, self.eps if self.demodulate else None), None
+            return filterwise(
+                x, style, weight, self.up, self.eps if self.demodulate else None
+            ), None
         x = x * style[:, :, None, None]
         if self.up:
             y = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), 1) * 4
@@ -184,35 +186,33 @@ class ModulatedConv(Scaled):
             y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if not self.demodulate:
             return y, None
-        frozen = self.power is not None and not self.weight.requires_grad
-        power = self.power if frozen else weight.square().sum((2, 3))
+        power = self.power
+        if power is None or self.weight.requires_grad:
+            power = weight.square().sum((2, 3))
         demod = torch.rsqrt(style.square() @ power.t() + self.eps)
         return y, demod[:, :, None, None]
 
 
-def filterwise(
-    x: Tensor, style: Tensor, weight: Tensor, up: bool, eps: float | None
-) -> Tensor:
+def filterwise(x: Tensor, style: Tensor, weight: Tensor, up: bool, eps: float | None) -> Tensor:
     """Modulated convolution with one style per output filter (per-sample weights).
 
     Row i of style (B, rows, I) scales output filter i; rows beyond the layer's
     O filters are dropped (Poirier-Ginter et al. 2022, "Overparameterization
     improves StyleGAN inversion", section 3). There is no shared-weight form.
     """
-    B, O, size = x.shape[0], weight.shape[0], weight.shape[-1]
-    if style.shape[1] < O:
+    B, n_out, size = x.shape[0], weight.shape[0], weight.shape[-1]
+    if style.shape[1] < n_out:
         raise ValueError(
-            f"ws has {style.shape[1]} rows per layer, but a layer has {O} filters; "
-            f"give at least {O} rows"
+            f"ws has {style.shape[1]} rows per layer, but a layer has {n_out} filters; "
+            f"give at least {n_out} rows"
         )
-    own = weight * style[:, :O, :, None, None]  # (B, O, I, k, k)
+    own = weight * style[:, :n_out, :, None, None]  # (B, O, I, k, k)
     if eps is not None:
         own = own * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + eps)
     grouped = x.reshape(1, -1, *x.shape[2:])
     if up:
-        kernel = own.transpose(1, 2).reshape(-1, O, size, size)  # (B I, O, k, k)
+        kernel = own.transpose(1, 2).reshape(-1, n_out, size, size)  # (B I, O, k, k)
         y = F.conv_transpose2d(grouped, kernel, stride=2, groups=B)
-        y = blur(y.reshape(B, O, *y.shape[2:]), 1) * 4
-        return y
+        return blur(y.reshape(B, n_out, *y.shape[2:]), 1) * 4
     y = F.conv2d(grouped, own.flatten(0, 1), padding=size // 2, groups=B)
-    return y.reshape(B, O, *y.shape[2:])
+    return y.reshape(B, n_out, *y.shape[2:])

@@ -88,7 +88,7 @@ class LBRGM(Solver):
         prior, s = problem.prior, spread(problem.prior)
 
         def map_term(u: Variables, start: Variables) -> Tensor:
-            w = prior.mapping(u["z"], start.get("c"))  # type: ignore[operator]
+            w = prior.mapping(u["z"], start.get("c"))
             return ((u["w"] - w) / s).square().mean((1, 2))
 
         objective = Objective(

@@ -20,10 +20,10 @@ def spread(prior: Prior) -> float:
     """
     z = prior.draw([(0, "spread", i) for i in range(SAMPLES)])
     if not prior.c_dim:
-        return float((prior.mapping(z)[:, 0] - prior.w_avg).square().mean().sqrt())  # type: ignore
+        return float((prior.mapping(z)[:, 0] - prior.w_avg).square().mean().sqrt())
     total = 0.0
     for label in range(prior.c_dim):
         rows = z[label :: prior.c_dim]
-        w = prior.mapping(rows, prior.classes(label, len(rows)))[:, 0]  # type: ignore[operator]
-        total += float((w - prior.w_avg[label]).square().mean())  # type: ignore[index]
+        w = prior.mapping(rows, prior.classes(label, len(rows)))[:, 0]
+        total += float((w - prior.w_avg[label]).square().mean())
     return float((total / prior.c_dim) ** 0.5)

@@ -91,7 +91,7 @@ class Trainer:
             names = ("img_resolution", "img_channels", "c_dim", "channel_base", "channel_max")
             self.D = Discriminator(**{k: self.G.config[k] for k in names})
         for net in (self.G, self.D):
-            net.to(device, memory_format=torch.channels_last)
+            net.to(memory_format=torch.channels_last).to(device)
         self.ema = copy.deepcopy(self.G).freeze()
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
@@ -166,7 +166,7 @@ class Trainer:
 
     def _descend(self, opt: torch.optim.Adam, loss: Tensor) -> None:
         opt.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         opt.step()
 
     def _r1(self, real: Tensor, c: Tensor | None) -> float:
@@ -264,4 +264,3 @@ class Trainer:
     @staticmethod
     def _parts() -> tuple[str, ...]:
         return ("G", "D", "ema", "opt_g", "opt_d")
-

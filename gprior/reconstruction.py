@@ -1,0 +1,344 @@
+"""What ``gprior reconstruct`` does: a file in, a folder of results out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import aslinearoperator
+from torch import Tensor, nn
+
+from gprior import __version__
+from gprior.acquisition import Forward
+from gprior.arguments import parse_constants, parse_intensity, parse_operator, read_measurements
+from gprior.devices import pick_device
+from gprior.files import atomic_write, write_bytes, write_json
+from gprior.imageformats import EXTENSIONS
+from gprior.images import STAMP, ImageFile, fit, read_image, to_unit, unfit, write_like
+from gprior.priors import Prior, load_prior
+from gprior.problem import informative
+from gprior.randomness import normal
+from gprior.report import Case, Panel, Section, Table, encode_png, write_figure, write_report
+from gprior.result import Result
+from gprior.scores import scores
+from gprior.solving import solve
+from gprior.staging import staged
+
+__all__ = ["Options", "run"]
+
+SHOWN = 16  # images of a batch that the report shows
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command, as they were given.
+
+    Attributes
+    ----------
+    operator : str
+        See `gprior.arguments.parse_operator`.
+    solver, prior : str
+        Names; the prior may be a file.
+    simulate : bool
+        Whether the input is an image, to be measured first.
+    noise : float, optional
+        Standard deviation of the noise, in the units of y.
+    fit, intensity, slice
+        How an image comes onto the prior's grid; for ``simulate`` alone.
+    constants : tuple of str
+        ``NAME=VALUE`` for the solver.
+    budget, label, restarts, seed
+        As in `gprior.solve`.
+    device : str
+        auto, cpu or cuda.
+    """
+
+    operator: str
+    solver: str = "lbrgm"
+    prior: str = "phantom-64"
+    simulate: bool = False
+    noise: float | None = None
+    fit: str | None = None
+    intensity: str | None = None
+    slice: int | None = None
+    constants: tuple[str, ...] = ()
+    budget: float | None = None
+    label: int | None = None
+    restarts: int = 1
+    device: str = "auto"
+    seed: int = 0
+
+    @property
+    def measured(self) -> str:
+        """The operator without its file, whose path may name a patient."""
+        kind, _, value = self.operator.partition(":")
+        return kind if kind in ("mask", "matrix") else self.operator
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image on the prior's grid, and the way back to its own."""
+
+    image: ImageFile
+    intensity: tuple[float, float]
+    fitted: dict[str, Any]
+    truth: Tensor  # (1, C, H, W) in [0, 1]
+
+    @property
+    def name(self) -> str:
+        """The file of the reconstruction in the image's own format and on its own grid."""
+        return f"on-input-grid{EXTENSIONS[self.image.format][0]}"
+
+    def write(self, place: Path, x: NDArray[Any], how: str) -> None:
+        """Write an image (C, H, W) of the prior's grid like the source."""
+        write_like(place / self.name, unfit(x, self.fitted), self.image, self.intensity, how)
+
+    def record(self) -> dict[str, Any]:
+        """Return format, geometry and mapping as JSON values."""
+        unit = to_unit(self.image, self.intensity)[0]
+        return {
+            "format": self.image.format,
+            "shape": list(self.image.pixels.shape),
+            "stored_dtype": self.image.stored_dtype,
+            "geometry": self.image.geometry,
+            "intensity": list(self.intensity),
+            "outside_intensity": float(np.mean((unit < 0) | (unit > 1))),
+            "fit": self.fitted,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that `gprior.solve` needs, and the truth where it is known."""
+
+    y: Tensor
+    A: Any
+    prior: Prior
+    forward: Forward
+    source: Source | None = None
+    constants: dict[str, Any] = field(default_factory=dict)
+
+
+def run(source: Path, out: Path, options: Options) -> str:
+    """Reconstruct a file and write the results.
+
+    Parameters
+    ----------
+    source : Path
+        Measurements, or with ``options.simulate`` an image.
+    out : Path
+        Folder for ``reconstruction.npy`` (B, C, H, W) in [0, 1], ``reconstruction.png``,
+        ``result.safetensors``, ``result.json``, ``record.json``, ``report.html``,
+        ``figure.png``, and of an image ``on-input-grid`` in its own format, units and
+        geometry. All are written, or none.
+    options : Options
+        The options.
+
+    Returns
+    -------
+    str
+        What was done, for the terminal.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        As `gprior.solve` and the readers: one message with the remedy.
+    """
+    task = prepare(source, options)
+    how = f"{options.solver}, {options.measured}"
+    with staged(out) as place:
+        if task.source is not None:
+            # An image that cannot be written like its source is refused before the search.
+            task.source.write(place, task.source.truth[0].cpu().numpy(), how)
+        result = solve(
+            task.y,
+            task.A,
+            task.prior,
+            options.solver,
+            label=options.label,
+            noise_std=options.noise or None,
+            restarts=options.restarts,
+            seed=options.seed,
+            budget=options.budget,
+            progress=True,
+            **task.constants,
+        )
+        summary = _write(place, task, options, result, how)
+    _forget(out, task.source)
+    return f"{summary}\nwritten to {out / 'report.html'} ({STAMP})"
+
+
+def prepare(source: Path, options: Options) -> Task:
+    """Read the input, and refuse what cannot be solved before anything is computed."""
+    constants = parse_constants(options.solver, options.constants)
+    device = pick_device(options.device)
+    if options.noise is not None and not (options.noise >= 0 and math.isfinite(options.noise)):
+        raise ValueError(f"noise must be a standard deviation of 0 or more, got {options.noise}")
+    prior = load_prior(options.prior, str(device))
+    if options.simulate:
+        return _simulated(source, options, prior, constants)
+    for name in ("fit", "intensity", "slice"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is for images; add --simulate to measure one")
+    y = read_measurements(source).to(prior.like)
+    A, forward = _operator(options, prior)
+    one = forward(torch.zeros(1, *prior.image_shape).to(prior.like), _rows(1))[0].shape[1:]
+    y = y[None] if y.shape == one else y  # one measurement without its batch
+    if y.shape[1:] != one or not len(y):
+        raise ValueError(
+            f"measurements must have shape (B, {', '.join(map(str, one))}) for {options.operator} "
+            f"of images {prior.image_shape}, {source} has {tuple(y.shape)}"
+        )
+    return Task(y, A, prior, forward, None, constants)
+
+
+def _simulated(
+    path: Path, options: Options, prior: Prior, constants: dict[str, Any]
+) -> Task:
+    """Bring an image onto the prior's grid and measure it."""
+    image = read_image(path, slice=options.slice)
+    given = None if options.intensity is None else parse_intensity(options.intensity)
+    unit, intensity = to_unit(image, given)
+    if len(unit) != prior.image_shape[0]:
+        prior = prior.adapt((len(unit), *prior.image_shape[1:]))
+    grid, fitted = fit(unit, prior.image_shape[1:], options.fit or "pad")  # type: ignore[arg-type]
+    truth = torch.as_tensor(grid).clamp(0, 1).to(prior.like)[None]
+    A, forward = _operator(options, prior)
+    y = forward(truth, _rows(1))[0]
+    if options.noise:
+        observed = informative(forward, [y], _rows(1))[0]
+        noise = normal([(options.seed, 0, "noise", 0)], y.shape[1:], y)
+        y = y + options.noise * observed * noise
+    return Task(y, A, prior, forward, Source(image, intensity, fitted, truth), constants)
+
+
+def _operator(options: Options, prior: Prior) -> tuple[Any, Forward]:
+    A = parse_operator(options.operator, prior.image_shape, options.seed)
+    A = A.to(prior.like.device) if isinstance(A, nn.Module) else A
+    return A, Forward(A, prior.image_shape, prior.like, 1)
+
+
+def _rows(count: int) -> Tensor:
+    return torch.zeros(count, dtype=torch.long)
+
+
+def _forget(out: Path, source: Source | None) -> None:
+    """Remove the image of an earlier run in another format: it would belie these results."""
+    for kind in (end for ends in EXTENSIONS.values() for end in ends):
+        name = f"on-input-grid{kind}"
+        if source is None or name != source.name:
+            (out / name).unlink(missing_ok=True)
+
+
+# --- What is written -------------------------------------------------------------------------
+
+
+def _write(place: Path, task: Task, options: Options, result: Result, how: str) -> str:
+    """Write every file; return the summary for the terminal."""
+    x = result.x.clamp(0, 1).cpu().numpy()
+    result.save(place / "result.safetensors")
+    with atomic_write(place / "reconstruction.npy", "the reconstruction") as temporary:
+        np.save(temporary, x, allow_pickle=False)
+    write_bytes(place / "reconstruction.png", encode_png(np.concatenate(x[:SHOWN], 2)), "a picture")
+    facts = _facts(task, options, result)
+    record: dict[str, Any] = {"note": STAMP, "gprior": __version__, **facts}
+    if task.source is not None:
+        task.source.write(place, x[0], how)
+        record["image"] = task.source.record()
+    write_json(place / "record.json", record, "the record")
+    cases = _cases(task, result)
+    lead = [
+        f"{len(x)} image(s) reconstructed by {options.solver} from {options.measured}, with the "
+        f"prior {task.prior.name}.",
+        "Scores compare with the image that was measured; the method never saw it."
+        if task.source
+        else "No ground truth is known: the residual compares measurements, y − A x.",
+    ]
+    if len(x) > SHOWN:
+        lead.append(f"The first {SHOWN} images are shown.")
+    rows = [[name.replace("_", " "), str(value)] for name, value in facts.items()]
+    if task.source is not None:
+        rows.append(["intensity", "{:g} … {:g}".format(*task.source.intensity)])
+    write_report(
+        place / "report.html",
+        "Reconstruction",
+        lead,
+        [Section("Images", cases), Table("Record", ["", ""], rows)],
+    )
+    write_figure(place / "figure.png", cases)
+    return "\n".join(f"{case.title}: {case.note}" for case in cases)
+
+
+def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
+    return {
+        "operator": options.measured,
+        "simulated": options.simulate,
+        "noise": options.noise,
+        "solver": result.solver,
+        "prior": task.prior.name,
+        "prior_sha256": task.prior.record.get("sha256"),
+        "adapted": task.prior.record.get("adapted"),
+        "label": result.label,
+        "stopping_rule": result.stop,
+        "reason": sorted(set(result.reason)),
+        "perceptual_term": result.perceptual,
+        "restarts": options.restarts,
+        "seed": options.seed,
+        "seconds": round(result.seconds, 2),
+    }
+
+
+@torch.no_grad()
+def _cases(task: Task, result: Result) -> list[Case]:
+    """Compose the rows of the report, one per image."""
+    count = min(len(result.x), SHOWN)
+    x, y, rows = result.x[:count].clamp(0, 1), task.y[:count], _rows(count)
+    left = y - task.forward(result.x[:count], rows)[0]
+    rms = left.flatten(1).square().mean(1).sqrt().tolist()
+    columns = [("Measurement", _picture(task, y), False), ("Pseudo-inverse", _baseline(task, y), False)]
+    columns.append(("Reconstruction", x, False))
+    notes = [f"‖y − A x‖ {value:.2g} rms" for value in rms]
+    if task.source is not None:
+        truth = task.source.truth
+        columns = [("Image", truth, False), *columns, ("Residual", x - truth, True)]
+        baseline, found = (scores(c.to(truth), truth) for c in (columns[2][1], x))
+        notes = [f"PSNR {found[0][0]:.1f} dB, pseudo-inverse {baseline[0][0]:.1f} dB; {notes[0]}"]
+    elif task.forward.measures_images:
+        columns.append(("y − A x", left, True))
+    return [
+        Case(
+            f"Image {i + 1}",
+            [Panel(title, images[i].cpu().numpy(), signed=signed) for title, images, signed in columns],
+            result.history[i].tolist(),
+            notes[i],
+        )
+        for i in range(count)
+    ]
+
+
+def _picture(task: Task, y: Tensor) -> Tensor:
+    """Return measurements as images: themselves, or Aᵀ y rescaled to [0, 1]."""
+    if task.forward.measures_images:
+        return y.clamp(0, 1)
+    with torch.enable_grad():
+        x = torch.zeros(len(y), *task.prior.image_shape).to(task.prior.like).requires_grad_()
+        (back,) = torch.autograd.grad(task.forward(x, _rows(len(y)))[0], x, y)
+    lo, hi = back.amin((1, 2, 3), keepdim=True), back.amax((1, 2, 3), keepdim=True)
+    return (back - lo) / (hi - lo).clamp_min(1e-12)
+
+
+def _baseline(task: Task, y: Tensor) -> Tensor:
+    """Return the pseudo-inverse in [0, 1]; a matrix by least squares, not by its SVD."""
+    forward = task.forward
+    if not isinstance(task.A, nn.Module):
+        A = aslinearoperator(task.A)
+        forward = Forward(A, task.prior.image_shape, task.prior.like, 1)
+    found = forward.pseudo_inverse(y)
+    if found is None:
+        raise TypeError(f"no pseudo-inverse of {type(task.A).__name__}")
+    return found.clamp(0, 1)

@@ -1,0 +1,68 @@
+"""A folder of results that appears whole: every file of a run, or none."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gprior.files import restate
+
+__all__ = ["staged"]
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Collect the files of a run, and move them into their folder when the block ends well.
+
+    The folder is made at once, so that a place that cannot be written to is refused before
+    the work and not after it. When the block fails, nothing is left, and files of an earlier
+    run stay as they were.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files shall be; made if missing.
+
+    Yields
+    ------
+    pathlib.Path
+        A hidden folder inside it to write to.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made or written to, or the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "results"
+    >>> with staged(out) as place:
+    ...     _ = (place / "a.txt").write_text("done")
+    >>> [path.name for path in out.iterdir()]
+    ['a.txt']
+    """
+    new = not folder.exists()
+    temporary = folder / f".{secrets.token_hex(6)}"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise restate(
+            error, f"cannot write to {folder}: {error.strerror}; choose another --out"
+        ) from error
+    try:
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, folder / path.name)  # noqa: PTH105 (the call that is atomic)
+    except OSError as error:
+        # The user knows the folder, not its hidden part.
+        raise restate(error, str(error).replace(str(temporary), str(folder))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            if new:
+                folder.rmdir()  # only where it is empty
