@@ -6,6 +6,7 @@ read; nothing is allocated for a file that lies about itself.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import struct
@@ -14,11 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from gprior.files import atomic_write
+from gprior.files import write_bytes
 from gprior.priors.discriminator import Discriminator
-from gprior.priors.layers import ready_
+from gprior.priors.layers import fold_, ready_
 from gprior.priors.stylegan2 import StyleGAN2
 
 __all__ = ["header", "load_native", "save_native"]
@@ -34,15 +35,28 @@ def save_native(path: Path, prior: StyleGAN2) -> None:
     path : Path
         The file, ending in ``.safetensors``.
     prior : StyleGAN2
-        With folded gains; so is its discriminator, if any.
+        The file holds it, and its discriminator if any, with folded gains.
+
+    Raises
+    ------
+    TypeError
+        If the prior is of another kind.
+    OSError
+        If the file cannot be written; what was there before stays.
     """
+    if not isinstance(prior, StyleGAN2):
+        raise TypeError(
+            f"prior must be a StyleGAN2, got {type(prior).__name__}; save its base and adapt "
+            "it again after loading"
+        )
     meta: dict[str, Any] = {"architecture": "StyleGAN2", "generator": prior.config}
     if prior.discriminator is not None:
         meta["discriminator"] = prior.discriminator.config
     metadata = {"format": FORMAT, "gprior": json.dumps({**meta, "record": prior.record})}
-    tensors = {k: v.cpu().contiguous() for k, v in prior.state_dict().items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    folded = copy.deepcopy(prior).cpu()
+    fold_(folded)
+    tensors = {k: v.contiguous() for k, v in folded.state_dict().items()}
+    write_bytes(path, save(tensors, metadata), "the prior")
 
 
 def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -71,7 +85,7 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     try:
         meta = json.loads(metadata["gprior"])
         expected = {k: tuple(v.shape) for k, v in _skeleton(meta).state_dict().items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} names no valid architecture in its metadata: {error}") from error
     for name in sorted(expected.keys() | shapes.keys()):
         if expected.get(name) != shapes.get(name):
@@ -79,8 +93,10 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
                 f"{path}: tensor {name} should have shape {expected.get(name, 'none')} for the "
                 f"architecture in the metadata, the file has {shapes.get(name, 'none')}"
             )
-    if kinds - {"F32", "F64"}:
-        raise ValueError(f"{path} holds {sorted(kinds)} tensors; float32 or float64 is expected")
+    if kinds not in ({"F32"}, {"F64"}):
+        raise ValueError(
+            f"{path} holds {sorted(kinds)} tensors; all float32 or all float64 is expected"
+        )
     return meta, shapes
 
 
@@ -92,6 +108,13 @@ def _skeleton(meta: dict[str, Any]) -> StyleGAN2:
         prior = StyleGAN2(**meta["generator"])
         if "discriminator" in meta:
             prior.discriminator = Discriminator(**meta["discriminator"])
+            sees = {
+                name: meta["discriminator"][name] for name in ("img_resolution", "img_channels")
+            }
+            if not sees.items() <= prior.config.items():
+                raise ValueError(f"the discriminator is of other images than the generator: {sees}")
+    if not isinstance(meta.get("record", {}), dict):
+        raise ValueError(f"record must be a dictionary, got {meta['record']!r}")
     return prior
 
 

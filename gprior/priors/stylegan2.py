@@ -256,7 +256,7 @@ class StyleGAN2(Prior):
             if not self.c_dim:
                 raise ValueError("c was given, but this prior has no classes; leave c=None")
             check_shape("c", c, (self.c_dim,), (len(z),))
-        w = self.mapping_network(z, c)
+        w: Tensor = self.mapping_network(z, c)
         ws = w[:, None].expand(-1, self.num_ws, -1)
         if truncation_psi == 1:
             return ws
@@ -395,7 +395,7 @@ def check_sizes(config: dict[str, Any]) -> int:
                 f"{name} must be an integer from {least} to {most}, got {config[name]!r}"
             )
     clamp = config.get("conv_clamp")
-    if clamp is not None and not 0 < clamp < math.inf:
+    if clamp is not None and not (isinstance(clamp, (int, float)) and 0 < clamp < math.inf):
         raise ValueError(f"conv_clamp must be positive and finite, or None, got {clamp!r}")
     return int(side).bit_length() - 1
 
