@@ -33,7 +33,7 @@ def fit(
     Returns
     -------
     array : ndarray, float64
-        Shape (C, *size).
+        Shape ``(C, *size)``.
     record : dict
         Ready for JSON; `unfit` takes it.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from operator import index
 
 import torch
 from torch import Tensor
@@ -25,12 +26,14 @@ def generator(*key: int | str) -> torch.Generator:
     >>> bool((a == torch.rand(2, generator=generator(0, "z", 3))).all())
     True
     """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    # NumPy's integers print unlike Python's: the same number has to be the same key.
+    plain = tuple(part if isinstance(part, str) else index(part) for part in key)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def normal(keys: Iterable[Key], shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return standard normal numbers (rows, *shape), one key per row, placed as ``like``.
+    """Return standard normal numbers ``(rows, *shape)``, one key per row, placed as ``like``.
 
     Drawn in float32 whatever the dtype, so that float32 and float64 runs see the
     same numbers.
