@@ -1,0 +1,193 @@
+"""Sphinx configuration. Built with ``-W``: any warning, a missing docstring among them, fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+project = "gprior"
+author = "The gprior developers"
+copyright = "The gprior developers"
+version = release = importlib.import_module("gprior").__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+
+# --- The API reference: every name in __all__ of these modules must be in it ------------------
+
+PUBLIC = (
+    "gprior",
+    "gprior.operators",
+    "gprior.priors",
+    "gprior.solvers",
+    "gprior.space",
+    "gprior.objective",
+    "gprior.loop",
+    "gprior.problem",
+    "gprior.initial",
+    "gprior.acquisition",
+    "gprior.features",
+    "gprior.randomness",
+    "gprior.images",
+    "gprior.phantoms",
+    "gprior.training.data",
+    "gprior.training.frechet",
+    "gprior.training.trainer",
+)
+
+
+def own_members(name: str) -> list[str]:
+    """Return the public methods and properties that a class itself defines.
+
+    Left out are fields of dataclasses, which the docstring of the class describes, and methods
+    that take their docstring from a base class of the package.
+    """
+    module, _, qualified = name.rpartition(".")
+    cls = getattr(importlib.import_module(module), qualified)
+    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    kinds = (types.FunctionType, property, classmethod, staticmethod)
+    inherited = {
+        key for base in cls.__mro__[1:] if base.__module__.startswith("gprior") for key in vars(base)
+    }
+    return [
+        key
+        for key, value in vars(cls).items()
+        if isinstance(value, kinds)
+        and (key == "__call__" or not key.startswith("_"))
+        and key not in fields
+        and (value.__doc__ or key not in inherited)
+    ]
+
+
+autosummary_context = {"own_members": own_members}
+suppress_warnings = ["config.cache"]  # a function in the context above cannot be cached
+autodoc_typehints = "none"  # the docstrings state types, with shapes and units
+autodoc_preserve_defaults = True
+numpydoc_show_class_members = False
+numpydoc_validation_checks = {
+    "GL06",  # unknown section
+    "GL07",  # sections in the wrong order
+    "GL08",  # no docstring
+    "GL10",  # directive without its colons
+    "SS01",  # no summary
+    "PR01",  # parameter not documented
+    "PR02",  # documented parameter does not exist
+    "PR07",  # parameter without description
+    "PR10",  # "name: type" without the space
+    "RT03",  # return value without description
+}
+# A one-line docstring may say all there is; a section Parameters, once there, is complete.
+numpydoc_validation_overrides = {
+    "PR01": [r"\A(?!(?:.|\n)*Parameters\n\s*----)"],
+}
+
+
+def check_complete(app: Any, env: Any) -> None:
+    """Warn about every public class or function that the API reference lacks."""
+    from sphinx.util import logging
+
+    documented = env.get_domain("py").objects
+    for module in map(importlib.import_module, PUBLIC):
+        for name in module.__all__:
+            public = getattr(module, name)
+            if not (inspect.isclass(public) or inspect.isroutine(public)):
+                continue
+            if f"{module.__name__}.{name}" not in documented:
+                logging.getLogger(__name__).warning(
+                    "public name %s.%s is not in docs/reference.rst", module.__name__, name
+                )
+
+
+# --- Figures of the model card, from the file that training leaves ----------------------------
+
+
+def card_substitutions(path: Path) -> str:
+    """Return one reST substitution per number of a model card: ``|card-steps|``, ..."""
+    facts = json.loads(path.read_text())
+    numbers = ("steps", "seconds", "parameters", "frechet", "frechet_real")
+    return "\n".join(f".. |card-{key}| replace:: {shown(facts[key])}" for key in numbers)
+
+
+def shown(number: float | None) -> str:
+    """Return a number with thin groups of thousands, or that it is not known yet."""
+    if number is None:
+        return "*not measured yet*"
+    return f"{number:,.0f}".replace(",", " ") if number >= 1000 else f"{number:g}"
+
+
+rst_epilog = card_substitutions(HERE / "model_card" / "phantom-64.json")
+
+# --- HTML ------------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "gprior"
+html_static_path = ["_static"]
+html_css_files = ["gprior.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "gprior"},
+    "navigation_with_keys": False,
+    "show_prev_next": False,
+    "header_links_before_dropdown": 6,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_math_renderer = "mathml"
+
+
+def math_inline(writer: Any, node: Any) -> None:
+    """Write an inline formula as MathML, which browsers show without a script from a network."""
+    from docutils import nodes
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def math_block(writer: Any, node: Any) -> None:
+    """Write a displayed formula as MathML."""
+    from docutils import nodes
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), True)}</div>')
+    raise nodes.SkipNode
+
+
+# --- The command line's own help, so that the page cannot disagree with it ---------------------
+
+
+def help_directive() -> Any:
+    """Return a directive ``.. help:: COMMAND`` that shows ``gprior COMMAND --help``."""
+    from docutils import nodes
+    from docutils.parsers.rst import Directive
+    from typer.testing import CliRunner
+
+    from gprior.cli import main
+
+    class Help(Directive):
+        required_arguments = 1
+
+        def run(self) -> list[Any]:
+            arguments = [*self.arguments, "--help"]
+            shown = CliRunner().invoke(main, arguments, prog_name="gprior", terminal_width=96)
+            if shown.exit_code:
+                raise self.error(f"gprior {self.arguments[0]} --help failed: {shown.output}")
+            return [nodes.literal_block(text=shown.output.strip(), language="text")]
+
+    return Help
+
+
+def setup(app: Any) -> None:
+    """Register the checks, the directive and the renderer."""
+    app.add_directive("help", help_directive())
+    app.connect("env-check-consistency", check_complete)
+    app.add_html_math_renderer("mathml", (math_inline, None), (math_block, None))

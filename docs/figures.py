@@ -1,0 +1,94 @@
+"""Draw the pictures of the documentation from the embedded prior: ``python docs/figures.py``.
+
+Writes ``_static/first.png`` (the example of the first page), and for the model card
+``model_card/samples.png`` and ``model_card/curve.png``, the latter from
+``model_card/phantom-64.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gprior
+
+HERE = Path(__file__).parent
+SIZE = 1.5  # inches per image
+
+
+def panel(rows: list[Tensor], titles: list[str]) -> Any:
+    """Return a figure with one image per cell; ``rows[i]`` is (n, 1, H, W) in [0, 1]."""
+    import matplotlib.pyplot as plt
+
+    n = len(rows[0])
+    size = (SIZE * n + 1.3, SIZE * len(rows))
+    figure, axes = plt.subplots(len(rows), n, figsize=size, squeeze=False)
+    for line, images, title in zip(axes, rows, titles, strict=True):
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(image[0].clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center")
+    figure.subplots_adjust(1.25 / size[0], 0.0, 1.0, 1.0, 0.03, 0.03)
+    return figure
+
+
+def psnr(x: Tensor, truth: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each image in dB, (B,)."""
+    return -10 * torch.log10((x.clamp(0, 1) - truth).square().mean((1, 2, 3)))
+
+
+def first(prior: gprior.priors.Prior) -> Any:
+    """Run the example of the first page on five images."""
+    truth = prior.sample(5, seed=1).clamp(0, 1)
+    A = gprior.operators.PartialCirculant(prior.image_shape, m=400, seed=0)
+    y = A(truth)
+    result = gprior.solve(y, A, prior)
+    print("median PSNR: A^T y", float(psnr(A.A_dagger(y), truth).median().round(decimals=1)))
+    print("median PSNR: gprior", float(psnr(result.x, truth).median().round(decimals=1)))
+    return panel([truth, A.A_dagger(y), result.x], ["truth", "pseudo-inverse", "gprior.solve"])
+
+
+def samples(prior: gprior.priors.Prior) -> Any:
+    """Show eight samples of each class."""
+    names = prior.record["classes"]
+    rows = [prior.sample(8, seed=k, label=k) for k in range(len(names))]
+    return panel(rows, names)
+
+
+def curve(facts: dict[str, Any]) -> Any:
+    """Show the Fréchet distance over the steps of training, beside real against real."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+    points = [(point["step"], point["frechet"]) for point in facts["curve"]]
+    if points:
+        axis.semilogy(*zip(*points, strict=True), color="C0", label="samples")
+    if facts["frechet_real"] is not None:
+        axis.axhline(facts["frechet_real"], color="C2", ls="--", label="real against real")
+    axis.set(xlabel="training step", ylabel="Fréchet distance to held-out phantoms")
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend()
+    return figure
+
+
+def main() -> None:
+    """Draw every picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    torch.set_num_threads(1)
+    prior = gprior.load_prior("phantom-64")
+    card = HERE / "model_card"
+    curve(json.loads((card / "phantom-64.json").read_text())).savefig(card / "curve.png", dpi=110)
+    samples(prior).savefig(card / "samples.png", dpi=80)
+    first(prior).savefig(HERE / "_static" / "first.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main()
