@@ -3,7 +3,7 @@
 Conmy, Mukherjee and Schönlieb 2021, "StyleGAN-induced data-driven regularization for
 inverse problems", arXiv:2110.03814.
 
-Objective (their eq. 6), over w_1, ..., w_L and z with x = G(w_1, ..., w_L)::
+Objective (their eq. 5), over w_1, ..., w_L and z with x = G(w_1, ..., w_L)::
 
     J = λ_pix |y - A x|² + λ_vgg |φ(y) - φ(A x)|² + λ_map Σ_i |w_i - M(z)|² + λ_lat |z|²
 
