@@ -9,7 +9,7 @@ image keeps meeting its own images whatever the restarts, populations or batches
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from gprior.randomness import normal
 __all__ = ["Forward", "Leaves", "as_leaves"]
 
 Leaves = list[Tensor]
+STACK = "; stack its real and imaginary rows, and those of y"
 
 # deepinv's operators whose measurement is an image, on which a perceptual distance has a meaning
 IMAGE_LIKE = {
@@ -41,7 +42,8 @@ def as_leaves(y: Any) -> Leaves:
     if isinstance(y, Tensor):
         return [y]
     if isinstance(y, np.ndarray):
-        return [torch.from_numpy(y)]
+        # A native copy: arrays may be read-only, reversed, of 16-bit integers or big-endian.
+        return [torch.from_numpy(np.array(y, dtype=np.result_type(y, np.float32)))]
     if isinstance(getattr(y, "x", None), (list, tuple)) or isinstance(y, (list, tuple)):
         return [leaf for part in getattr(y, "x", y) for leaf in as_leaves(part)]
     raise TypeError(f"y must be a tensor, an array or a deepinv TensorList, got {type(y).__name__}")
@@ -90,7 +92,7 @@ class Forward:
         elif isinstance(A, LinearOperator) or sparse.issparse(A):
             self._call = _through_numpy(aslinearoperator(A), image_shape)
         elif isinstance(A, (Tensor, np.ndarray)):
-            matrix = _checked_matrix(torch.as_tensor(A).to(like), image_shape)
+            matrix = _checked_matrix(as_leaves(A)[0], image_shape).to(like)
             self._call = lambda x: x.flatten(1) @ matrix.t()
         elif callable(A):
             self._call = A
@@ -133,7 +135,7 @@ class Forward:
             found: Tensor = _quietly(self.physics).A_dagger(y)
             return found.reshape(shape)
         if isinstance(self.A, (Tensor, np.ndarray)):
-            matrix = torch.as_tensor(self.A).to(self.like)
+            matrix = as_leaves(self.A)[0].to(self.like)
             flat = torch.linalg.pinv(matrix) @ as_leaves(y)[0].to(self.like).flatten(1).t()
             return flat.t().reshape(shape)
         if isinstance(self.A, LinearOperator) or sparse.issparse(self.A):
@@ -162,6 +164,12 @@ class Forward:
                 raise ValueError(
                     f"per_image names {unknown}, but A has the buffers {sorted(buffers)}"
                 )
+            for name in named:
+                if tuple(buffers[name].shape[:1]) != (images,):
+                    raise ValueError(
+                        f"per_image names {name}, but it has shape {tuple(buffers[name].shape)}: "
+                        f"its first axis must have one entry for each of the {images} images"
+                    )
             return {name: buffers[name] for name in named}
         if images == 1 or self._separates({}, images):
             return {}
@@ -236,6 +244,8 @@ def _checked_matrix(matrix: Tensor, image_shape: tuple[int, int, int]) -> Tensor
             f"a matrix A must have shape (m, {n}) to act on images {image_shape}, "
             f"got {tuple(matrix.shape)}"
         )
+    if matrix.is_complex():
+        raise ValueError(f"a matrix A must be real{STACK}")
     return matrix
 
 
@@ -248,6 +258,8 @@ def _through_numpy(
         raise ValueError(
             f"A must have shape (m, {n}) to act on images {image_shape}, got {operator.shape}"
         )
+    if np.issubdtype(operator.dtype, np.complexfloating):
+        raise ValueError(f"a SciPy operator A must be real{STACK}")
 
     class Product(torch.autograd.Function):
         @staticmethod
@@ -264,9 +276,3 @@ def _through_numpy(
 def _columns(product: Callable[[Any], Any], x: Tensor) -> Tensor:
     columns = x.detach().cpu().double().numpy().T
     return torch.from_numpy(np.ascontiguousarray(product(columns).T)).to(x)
-
-
-def per_row(leaves: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield leaves flattened to (R, m_leaf)."""
-    for leaf in leaves:
-        yield (torch.view_as_real(leaf) if leaf.is_complex() else leaf).flatten(1)

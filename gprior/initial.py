@@ -14,7 +14,7 @@ from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.space import Variables, inputs_of, join, take
 
-__all__ = ["Init", "candidates", "check_init", "starting_point"]
+__all__ = ["Init", "candidates", "check_init", "latents_of", "starting_point"]
 
 Init = str | Tensor | Mapping[str, Tensor] | Callable[[Tensor], Any]
 
@@ -24,11 +24,47 @@ NEAREST = 100  # draws among which the z of a mean style is looked for
 
 def check_init(init: Init) -> None:
     """Refuse an ``init`` that is none of the known kinds."""
-    if isinstance(init, str) and init not in ("mean", "random") and not candidates(init):
+    named = init in ("mean", "random") or candidates(init) if isinstance(init, str) else False
+    if not (named or isinstance(init, (Tensor, Mapping)) or callable(init)):
         raise ValueError(
             "init must be 'mean', 'random', 'best-of:N' with N >= 1, latents (a tensor or a "
             f"dictionary with 'z' or 'w'), or a callable image -> latents; got {init!r}"
         )
+
+
+def latents_of(init: Init, guess: Callable[[], Tensor], images: int) -> Init:
+    """Return ``init`` with its encoder called, its latents named and counted.
+
+    Parameters
+    ----------
+    init : str, tensor, mapping or callable
+        See `check_init`; a name is returned as it is.
+    guess : callable
+        Makes the images (B, C, H, W) that an encoder starts from.
+    images : int
+        B: latents must be one for each image, or one for all.
+    """
+    if isinstance(init, str):
+        return init
+    with torch.no_grad():
+        found = init(guess()) if callable(init) else init
+    if isinstance(found, Tensor):
+        found = {"w" if found.ndim == 3 else "z": found}
+    if (
+        not isinstance(found, Mapping)
+        or set(found) - {"z", "w", "c"}
+        or not {"z", "w"} & set(found)
+    ):
+        names = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(f"latents must have 'z' or 'w' (and 'c'), got {names}")
+    latents = {name: torch.as_tensor(value) for name, value in found.items()}
+    for name, value in latents.items():
+        if value.ndim == 0 or len(value) not in (1, images):
+            raise ValueError(
+                f"init must have one {name} for each of the {images} images or one for all, got "
+                f"shape {tuple(value.shape)}"
+            )
+    return latents
 
 
 def candidates(init: Init) -> int:
@@ -42,6 +78,8 @@ def tried(init: Init, classes: int) -> int:
 
     ``classes`` is the number of classes to choose from: 1 where the label is known.
     """
+    if not isinstance(init, str):
+        return 0
     n = candidates(init)
     return -(-n // classes) * classes if n else (classes if classes > 1 else 0)
 
@@ -57,8 +95,8 @@ def starting_point(
         R rows.
     objective : Objective
         Its data terms choose between candidates.
-    init : str, tensor, mapping or callable
-        See `check_init`.
+    init : str or mapping
+        A name, or latents from `latents_of`.
     c : Tensor or None
         Class vectors (R, c_dim); None where there are no classes, or where the class is
         to be found: then candidates of every class are scored on y.
@@ -73,8 +111,7 @@ def starting_point(
     """
     prior, R = problem.prior, len(problem)
     if not isinstance(init, str):
-        latents = init(_guess(problem)) if callable(init) else init
-        return _given(problem, latents, c), torch.zeros(R, dtype=torch.float64)
+        return _given(problem, init, c), torch.zeros(R, dtype=torch.float64)
     free = prior.c_dim > 0 and c is None
     n = max(candidates(init), 1)
     per_class = -(-n // prior.c_dim) if free else n
@@ -132,43 +169,25 @@ def _pick(options: list[Variables], index: Tensor) -> Variables:
     return {k: torch.stack([o[k] for o in options])[index, rows] for k in options[0]}
 
 
-def _guess(problem: Problem) -> Tensor:
-    """Return the pseudo-inverse of the measurements, for an encoder to start from."""
-    if len(problem.y) != 1:
-        raise ValueError("init as a callable needs a measurement of one tensor; pass latents")
-    found = problem.forward.pseudo_inverse(problem.y[0])
-    if found is None:
-        raise ValueError("init as a callable needs an A with a pseudo-inverse; pass latents")
-    return found.to(problem.prior.like)
-
-
 def _given(problem: Problem, latents: Any, c: Tensor | None) -> Variables:
     """Return a starting point from a user's latents, one per image or one for all."""
-    prior, R = problem.prior, len(problem)
-    if isinstance(latents, Tensor):
-        latents = {"w" if latents.ndim == 3 else "z": latents}
-    unknown = set(latents) - {"z", "w", "c"}
-    if unknown or not {"z", "w"} & set(latents):
-        raise ValueError(f"latents must have 'z' or 'w' (and 'c'), got {sorted(latents)}")
-    rows = {}
+    prior, rows = problem.prior, {}
     for name, value in latents.items():
-        value = value.to(prior.like)
-        images = int(problem.image.max()) + 1
-        if len(value) not in (1, images) and len(value) < images:
-            raise ValueError(f"init has {len(value)} {name} for {images} images; give one for each")
-        rows[name] = value[problem.image] if len(value) > 1 else value.expand(R, *value.shape[1:])
+        image = problem.image if len(value) > 1 else torch.zeros_like(problem.image)
+        rows[name] = value.to(prior.like)[image]
     if prior.c_dim and c is None:
         c = rows.get("c")
         if c is None:
             raise ValueError("this prior has classes: pass label= together with latents")
     start = _draw(problem, c, 0)
+    for name in set(rows) - {"c"}:
+        if name not in start:
+            raise ValueError(f"init has {name}, which this prior lacks; it has {sorted(start)}")
+        if rows[name].shape != start[name].shape:
+            raise ValueError(
+                f"{name} must have shape (B, {', '.join(map(str, start[name].shape[1:]))}), "
+                f"got {tuple(rows[name].shape)}"
+            )
     if "z" in rows:
         start = _complete(prior, rows["z"], c)
-    if "w" in rows:
-        if rows["w"].shape != start["w"].shape:
-            raise ValueError(
-                f"w must have shape (B, {', '.join(map(str, start['w'].shape[1:]))}), "
-                f"got {tuple(rows['w'].shape)}"
-            )
-        start["w"] = rows["w"].clone()
-    return start
+    return {**start, "w": rows["w"]} if "w" in rows else start

@@ -202,7 +202,7 @@ def minimise(
         spent[rows.cpu()] += 1
         history[rows.cpu(), i] = loss.cpu()
 
-        better = criterion < record[rows]  # False where it is not a number
+        better = (criterion < record[rows]) & loss.isfinite()
         record[rows[better]] = criterion[better]
         for name, x in variables.items():
             best[name][rows[better]] = x.detach()[better]

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.acquisition import Forward, Leaves, per_row
+from gprior.acquisition import Forward, Leaves
 from gprior.features import Features, feature_distance
 from gprior.priors import Prior
-from gprior.randomness import generator, normal
+from gprior.randomness import generator
 
 __all__ = ["Perceptual", "Problem", "Stop", "informative", "split"]
 
@@ -125,12 +125,14 @@ class Problem:
         return self.forward(x, self.image)
 
     def mean_square(self, predicted: Leaves, masks: Leaves) -> Tensor:
-        """Return the mean of (y - A x)^2 over the entries of a mask, per row (R,)."""
+        """Return the mean of ``|y - A x|^2`` over the entries of a mask, per row (R,)."""
         total = torch.zeros((), dtype=self.y[0].real.dtype, device=self.image.device)
         count = torch.zeros_like(total)
-        for p, y, m in zip(*map(per_row, (predicted, self.y, masks)), strict=True):
-            total = total + ((p - y).square() * m).sum(1)
-            count = count + m.sum(1)
+        for p, y, m in zip(predicted, self.y, masks, strict=True):
+            d = p - y
+            square = torch.view_as_real(d).square().sum(-1) if d.is_complex() else d.square()
+            total = total + (square * m).flatten(1).sum(1)
+            count = count + m.flatten(1).sum(1)
         return total / count.clamp_min(1)
 
     def criterion(self, predicted: Leaves, loss: Tensor) -> Tensor:
@@ -163,14 +165,14 @@ class Problem:
 def informative(forward: Forward, like: Leaves, image: Tensor) -> Leaves:
     """Return 0/1 masks of the entries of y that depend on the image at all.
 
-    An entry that is exactly zero for two random images carries no information (the
-    unobserved pixels of a mask).
+    An entry that is exactly zero for two random images in [0, 1] carries no information
+    (the unobserved pixels of a mask).
     """
     masks = [torch.zeros_like(leaf.real) for leaf in like]
     for k in range(2):
-        x = normal([(k, "informative")], forward.image_shape, forward.like)
+        x = torch.rand(forward.image_shape, generator=generator(k, "informative"))
         with torch.no_grad():
-            found = forward(x.expand(len(image), -1, -1, -1), image)
+            found = forward(x.to(forward.like).expand(len(image), -1, -1, -1), image)
         for mask, leaf in zip(masks, found, strict=True):
             mask[leaf.abs() > 0] = 1
     return masks

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gprior.acquisition import Forward, Leaves, as_leaves
-from gprior.initial import check_init
+from gprior.initial import check_init, latents_of
 from gprior.loop import Outcome, Watch
 from gprior.priors import Prior
 from gprior.priors.prior import Label
@@ -138,7 +139,8 @@ def solve(
     elif label is not None:
         prior.classes(label, B)
 
-    outcome = _run(problem, method, c, progress, callback)
+    latents = latents_of(method.init, lambda: _guess(forward, leaves, prior), B)
+    outcome = _run(problem, replace(method, init=latents), c, progress, callback)
     seconds = time.perf_counter() - started
     return _result(outcome, problem, method, restarts, seeds, seconds)
 
@@ -164,10 +166,20 @@ def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
     return leaves, sizes.pop()
 
 
+def _guess(forward: Forward, y: Leaves, prior: Prior) -> Tensor:
+    """Return the pseudo-inverse of the measurements, for an encoder to start from."""
+    if len(y) != 1:
+        raise ValueError("init as a callable needs a measurement of one tensor; pass latents")
+    found = forward.pseudo_inverse(y[0])
+    if found is None:
+        raise ValueError("init as a callable needs an A with a pseudo-inverse; pass latents")
+    return found.to(prior.like)
+
+
 def _seeds(seed: int | Sequence[int], images: int) -> list[int]:
-    if isinstance(seed, int):
-        return [seed] * images
-    seeds = [int(s) for s in seed]
+    if isinstance(seed, Integral):
+        return [int(seed)] * images
+    seeds = [int(s) for s in seed]  # type: ignore[union-attr]
     if len(seeds) != images:
         raise ValueError(f"seed must be one or one per image ({images}), got {len(seeds)}")
     return seeds

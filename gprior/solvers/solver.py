@@ -89,6 +89,7 @@ class Solver:
 
     def constants(self) -> dict[str, Any]:
         """Return the fields as JSON values, for records."""
-        plain = (bool, int, float, str, tuple, type(None))
+        plain = (bool, int, float, str, list, type(None))
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return {k: v if isinstance(v, plain) else type(v).__name__ for k, v in values.items()}
