@@ -55,9 +55,8 @@ def own_members(name: str) -> list[str]:
     cls = getattr(importlib.import_module(module), qualified)
     fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
     kinds = (types.FunctionType, property, classmethod, staticmethod)
-    inherited = {
-        key for base in cls.__mro__[1:] if base.__module__.startswith("gprior") for key in vars(base)
-    }
+    bases = [base for base in cls.__mro__[1:] if base.__module__.startswith("gprior")]
+    inherited = {key for base in bases for key in vars(base)}
     return [
         key
         for key, value in vars(cls).items()
@@ -96,12 +95,14 @@ def check_complete(app: Any, env: Any) -> None:
     from sphinx.util import logging
 
     documented = env.get_domain("py").objects
-    for module in map(importlib.import_module, PUBLIC):
+    modules = [importlib.import_module(name) for name in PUBLIC]
+    for module in modules:
         for name in module.__all__:
             public = getattr(module, name)
             if not (inspect.isclass(public) or inspect.isroutine(public)):
                 continue
-            if f"{module.__name__}.{name}" not in documented:
+            homes = [m.__name__ for m in modules if getattr(m, name, None) is public]
+            if not any(f"{home}.{name}" in documented for home in homes):
                 logging.getLogger(__name__).warning(
                     "public name %s.%s is not in docs/reference.rst", module.__name__, name
                 )
@@ -118,10 +119,12 @@ def card_substitutions(path: Path) -> str:
 
 
 def shown(number: float | None) -> str:
-    """Return a number with thin groups of thousands, or that it is not known yet."""
+    """Return a number with groups of thousands, or that it is not known yet."""
     if number is None:
         return "*not measured yet*"
-    return f"{number:,.0f}".replace(",", " ") if number >= 1000 else f"{number:g}"
+    if number < 1000:
+        return f"{number:g}"
+    return f"{number:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 rst_epilog = card_substitutions(HERE / "model_card" / "phantom-64.json")
@@ -133,11 +136,27 @@ html_title = "gprior"
 html_static_path = ["_static"]
 html_css_files = ["gprior.css"]
 html_show_sourcelink = False
+html_sidebars = {  # pages without pages below them
+    page: []
+    for page in (
+        "index",
+        "quickstart",
+        "concepts",
+        "command_line",
+        "medical",
+        "operators",
+        "priors",
+        "training",
+        "model_card",
+        "deepinv",
+    )
+}
 html_theme_options = {
     "logo": {"text": "gprior"},
     "navigation_with_keys": False,
     "show_prev_next": False,
     "header_links_before_dropdown": 6,
+    "navbar_persistent": ["search-button"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
@@ -178,7 +197,7 @@ def help_directive() -> Any:
 
         def run(self) -> list[Any]:
             arguments = [*self.arguments, "--help"]
-            shown = CliRunner().invoke(main, arguments, prog_name="gprior", terminal_width=96)
+            shown = CliRunner().invoke(main, arguments, prog_name="gprior", terminal_width=84)
             if shown.exit_code:
                 raise self.error(f"gprior {self.arguments[0]} --help failed: {shown.output}")
             return [nodes.literal_block(text=shown.output.strip(), language="text")]

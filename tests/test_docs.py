@@ -1,0 +1,72 @@
+"""The first example of README and documentation, and the checks that guard the reference."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "docs" / "conf.py"
+
+
+def readme_example() -> str:
+    """Return the Python block of the README."""
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    return found[1].strip()
+
+
+@pytest.fixture(scope="module")
+def conf() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_conf", CONF)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_first_example_runs() -> None:
+    example = readme_example()
+    quick = example.replace("gprior.solve(y, A, prior)", "gprior.solve(y, A, prior, steps=2)")
+    assert quick != example
+    names: dict[str, Any] = {}
+    exec(quick.replace("truth = prior.sample(5", "truth = prior.sample(1"), names)
+    assert names["y"].shape == (1, 400)
+    assert names["result"].x.shape == names["truth"].shape
+
+
+def test_first_page_has_the_readme_example() -> None:
+    page = (ROOT / "docs" / "index.rst").read_text()
+    assert textwrap.indent(readme_example(), "   ", lambda line: bool(line.strip())) in page
+
+
+def test_reference_lists_only_members_that_a_class_documents(conf: Any) -> None:
+    listed = conf.own_members("gprior.loop.Adam")
+    assert "step" in listed
+    assert "schedule" not in listed  # a field, whose default is a function
+    assert "initial" in conf.own_members("gprior.space.Space")
+    assert "initial" not in conf.own_members("gprior.space.Z")  # documented in Space
+
+
+def test_undocumented_method_stays_in_the_reference(conf: Any, monkeypatch: Any) -> None:
+    """A method that lost its docstring must reach the check that fails the build."""
+    from gprior.priors import Prior
+
+    monkeypatch.setattr(Prior.sample, "__doc__", None)
+    assert "sample" in conf.own_members("gprior.priors.Prior")
+
+
+def test_model_card_says_what_is_unknown(conf: Any, tmp_path: Path) -> None:
+    card = tmp_path / "card.json"
+    card.write_text(
+        '{"steps": 9000, "seconds": 1, "parameters": null, "frechet": 5.25, "frechet_real": 4.5}'
+    )
+    lines = conf.card_substitutions(card).splitlines()
+    assert ".. |card-steps| replace:: 9\N{NARROW NO-BREAK SPACE}000" in lines
+    assert ".. |card-parameters| replace:: *not measured yet*" in lines
+    assert ".. |card-frechet| replace:: 5.25" in lines
