@@ -59,11 +59,11 @@ class Perceptual:
     unit: float
     restore: Callable[[Tensor], Tensor]
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the distance of a and b for each row, (R,)."""
-        pair = self.features(self.restore(torch.cat([a, b])))
-        n = len(a)
-        return feature_distance([f[:n] for f in pair], [f[n:] for f in pair]) / self.unit
+    def __call__(self, predicted: Tensor, y: Tensor) -> Tensor:
+        """Return the distance for each row, (R,), with gradients to ``predicted`` alone."""
+        with torch.no_grad():
+            wanted = self.features(self.restore(y))
+        return feature_distance(self.features(self.restore(predicted)), wanted) / self.unit
 
 
 @dataclass(frozen=True)
