@@ -88,7 +88,7 @@ class Forward:
         self.physics = A if isinstance(A, nn.Module) and hasattr(A, "noise_model") else None
         if self.physics is not None:
             self._call = self._of_physics(self.physics)
-            self.per_image = self._find_per_image(images, per_image)
+            self.per_image = self._find_per_image(self.physics, images, per_image)
         elif isinstance(A, LinearOperator) or sparse.issparse(A):
             self._call = _through_numpy(aslinearoperator(A), image_shape)
         elif isinstance(A, (Tensor, np.ndarray)):
@@ -154,10 +154,11 @@ class Forward:
         self._module = _Linear(physics)
         return physics.A  # type: ignore[return-value]
 
-    def _find_per_image(self, images: int, named: Sequence[str] | None) -> dict[str, Tensor]:
+    def _find_per_image(
+        self, physics: nn.Module, images: int, named: Sequence[str] | None
+    ) -> dict[str, Tensor]:
         """Find, by trying, which buffers hold one entry per image."""
-        assert self.physics is not None
-        buffers = dict(self.physics.named_buffers())
+        buffers = dict(physics.named_buffers())
         if named is not None:
             unknown = sorted(set(named) - set(buffers))
             if unknown:
@@ -260,6 +261,10 @@ def _through_numpy(
         )
     if np.issubdtype(operator.dtype, np.complexfloating):
         raise ValueError(f"a SciPy operator A must be real{STACK}")
+    try:
+        operator.rmatvec(np.zeros(operator.shape[0]))
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError("a SciPy LinearOperator A needs rmatvec, its transpose") from error
 
     class Product(torch.autograd.Function):
         @staticmethod

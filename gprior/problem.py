@@ -139,8 +139,7 @@ class Problem:
         """Return what the stopping rule compares, per row (R,); lower is better."""
         if self.stop.rule == "holdout":
             return self.mean_square(predicted, self.held)
-        if self.stop.rule == "discrepancy":
-            assert self.stop.sigma is not None
+        if self.stop.sigma is not None:
             return self.mean_square(predicted, self.fit).sqrt() / self.stop.sigma
         return loss
 
