@@ -136,7 +136,7 @@ class Forward:
             return found.reshape(shape)
         if isinstance(self.A, (Tensor, np.ndarray)):
             matrix = as_leaves(self.A)[0].to(self.like)
-            flat = torch.linalg.pinv(matrix) @ as_leaves(y)[0].to(self.like).flatten(1).t()
+            flat: Tensor = torch.linalg.pinv(matrix) @ as_leaves(y)[0].to(self.like).flatten(1).t()
             return flat.t().reshape(shape)
         if isinstance(self.A, LinearOperator) or sparse.issparse(self.A):
             rows = as_leaves(y)[0].double().cpu().flatten(1).numpy()
@@ -233,7 +233,7 @@ class _Linear(nn.Module):
         return self.physics.A(x)  # type: ignore[operator]
 
 
-def _quietly(physics: nn.Module) -> Any:
+def _quietly(physics: Any) -> Any:
     """Return a copy: deepinv's A_dagger and prox write their settings into the operator."""
     return physics.clone() if hasattr(physics, "clone") else physics
 
@@ -275,7 +275,7 @@ def _through_numpy(
         def backward(ctx: Any, *grads: Tensor) -> Tensor:
             return _columns(operator.rmatmat, grads[0])
 
-    return lambda x: Product.apply(x.flatten(1))  # type: ignore[no-any-return]
+    return lambda x: Product.apply(x.flatten(1))
 
 
 def _columns(product: Callable[[Any], Any], x: Tensor) -> Tensor:

@@ -122,7 +122,9 @@ def starting_point(
             options.append(_mean(problem, own) if init == "mean" else _draw(problem, own, k))
     if len(options) == 1:
         return options[0], torch.zeros(R, dtype=torch.float64)
-    return _best(problem, objective, options), torch.full((R,), len(options) / 3).double()
+    return _best(problem, objective, options), torch.full(
+        (R,), len(options) / 3, dtype=torch.float64
+    )
 
 
 def _complete(prior: Prior, z: Tensor, c: Tensor | None) -> Variables:

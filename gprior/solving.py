@@ -25,6 +25,7 @@ __all__ = ["solve"]
 RULES = ("auto", "discrepancy", "holdout", "fixed")
 
 
+@torch.inference_mode(False)  # its gradients are its own; the caller's mode comes back
 def solve(
     y: Any,
     A: Any,
@@ -119,8 +120,8 @@ def solve(
     if init is not None:
         method = replace(method, init=init)
     check_init(method.init)
-    if restarts < 1:
-        raise ValueError(f"restarts must be at least 1, got {restarts}")
+    if not isinstance(restarts, int) or restarts < 1:
+        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
     leaves, B = _measurements(y, prior)
     free = prior.c_dim if prior.c_dim and label is None else 1
     if budget is not None:
@@ -151,7 +152,8 @@ def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
     leaves = []
     for leaf in as_leaves(y):
         kind = torch.promote_types(like.dtype, torch.complex32) if leaf.is_complex() else like.dtype
-        leaves.append(leaf.detach().to(device=like.device, dtype=kind))
+        leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
+        leaves.append(leaf.to(device=like.device, dtype=kind))
         if leaf.ndim < 2:
             raise ValueError(f"y must have a batch dimension, (B, ...), got {tuple(leaf.shape)}")
         if not bool(leaf.isfinite().all()):
@@ -198,15 +200,18 @@ def _problem(
     """Build the rows: every image, ``restarts`` times."""
     B = len(seeds)
     image = torch.arange(B, device=prior.like.device)
-    with torch.no_grad():
-        x = torch.full((B, *prior.image_shape), 0.5).to(prior.like)
-        expected = [tuple(leaf.shape) for leaf in forward(x, image)]
+    with torch.enable_grad():
+        x = torch.full((B, *prior.image_shape), 0.5).to(prior.like).requires_grad_()
+        measured = forward(x, image)
+    expected = [tuple(leaf.shape) for leaf in measured]
     given = [tuple(leaf.shape) for leaf in y]
     if expected != given:
         raise ValueError(
             f"y must have the shape of A's measurements of {B} images {prior.image_shape}: "
             f"expected {expected}, got {given}"
         )
+    if not all(leaf.requires_grad for leaf in measured):
+        raise ValueError("A must be differentiable: no gradient passes from A(x) to x")
     masks = informative(forward, y, image)
     rule, fit, held, sigma = _rule(stop, noise_std, forward, masks, seeds, prior)
     rows = image.repeat_interleave(restarts)

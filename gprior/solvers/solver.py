@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -72,14 +73,14 @@ class Solver:
             If the budget does not pay for a single step.
         """
         fixed = replace(self, steps=0).cost(classes)
-        steps = int(budget / restarts - fixed + 1e-9)
-        if steps < 1:
+        steps = budget / restarts - fixed + 1e-9
+        if not 1 <= steps < math.inf:
             least = restarts * (fixed + 1)
             raise ValueError(
                 f"budget must be at least {least:.1f} evaluations for {restarts} restart(s) with "
-                f"init={self.init!r}, got {budget}; raise it, or choose a cheaper init"
+                f"init={self.init!r} and finite, got {budget}; raise it, or choose a cheaper init"
             )
-        return replace(self, steps=steps)
+        return replace(self, steps=int(steps))
 
     def __post_init__(self) -> None:
         for name in ("steps", "max_batch"):
