@@ -33,7 +33,7 @@ class PartialCirculant(Operator):
         Number of measurements (int, 1 to n), or their share of n (float, in (0, 1]); with
         ``channelwise``, per channel.
     spectrum : {"unimodular", "gaussian"}
-        - ``"unimodular"``: :math:`|\hat h_k| = 1` with random phases, so that
+        - ``"unimodular"``: :math:`|\hat h(k)| = 1` with random phases, so that
           :math:`A A^\top = c^2 I`: A has norm c, its pseudo-inverse is
           :math:`A^\top / c^2`, and noise is in pixel units at every m;
         - ``"gaussian"``: independent filter entries h ~ N(0, 1/n); the norm of A is then
