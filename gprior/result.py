@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from gprior.files import atomic_write, write_text
+from gprior.files import write_bytes, write_text
 
 __all__ = ["Result"]
 
@@ -82,8 +83,8 @@ class Result:
         return {
             "label": self.label,
             "reason": self.reason,
-            "loss": self.loss.tolist(),
-            "criterion": self.criterion.tolist(),
+            "loss": _numbers(self.loss),
+            "criterion": _numbers(self.criterion),
             "evaluations": self.evaluations.tolist(),
             "seconds": self.seconds,
             "seed": self.seed,
@@ -118,9 +119,8 @@ class Result:
         tensors |= {f"terms.{k}": v for k, v in self.terms.items()}
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         facts = json.dumps(self.facts(), indent=1)
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, {"format": FORMAT, "gprior": facts})
-        write_text(path.with_suffix(".json"), facts + "\n")
+        write_bytes(path, save(tensors, {"format": FORMAT, "gprior": facts}), "the result")
+        write_text(path.with_suffix(".json"), facts + "\n", "the result's facts")
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
@@ -131,6 +131,8 @@ class Result:
         ValueError
             If the file is truncated or is no result.
         """
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is no whole gprior result: it is a folder")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -145,12 +147,17 @@ class Result:
                 terms=_under("terms.", tensors),
                 **kept,
             )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no whole gprior result: {error}") from error
 
 
 ARRAYS = ("x", "loss", "criterion", "history", "evaluations")
 FACTS = ("label", "reason", "seconds", "seed", "perceptual", "stop", "solver", "prior")
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    """Return numbers as strict JSON has them: none where they are not finite."""
+    return [v if math.isfinite(v) else None for v in values.tolist()]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

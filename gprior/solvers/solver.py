@@ -90,7 +90,13 @@ class Solver:
 
     def constants(self) -> dict[str, Any]:
         """Return the fields as JSON values, for records."""
-        plain = (bool, int, float, str, list, type(None))
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return {k: v if isinstance(v, plain) else type(v).__name__ for k, v in values.items()}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as strict JSON has it; a network or a tensor by the name of its type."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (int, float, str, type(None))) else type(value).__name__

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from gprior.priors import Prior
-from gprior.randomness import normal
 
 __all__ = ["spread"]
 

@@ -53,7 +53,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     scale = v.std(0)
     alive = scale > 1e-3 * scale.max()  # not a filter that never responds
     u, v = u[:, alive] / scale[alive], v[:, alive] / scale[alive]
-    cov_u, cov_v = np.cov(u, rowvar=False), np.cov(v, rowvar=False)
+    cov_u, cov_v = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (u, v))
     # tr (S_a S_b)^(1/2) = sum of square roots of the eigenvalues of the symmetric R S_b R
     values, vectors = linalg.eigh(cov_u)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T

@@ -250,16 +250,18 @@ class Trainer:
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            progress = state["step"], state["seconds"], state["curve"]
+            config, parts = state["config"], {name: state[name] for name in self._parts()}
         except Exception as error:
             raise ValueError(f"{path} is no readable training checkpoint: {error}") from error
-        if state["config"] != self.G.config:
+        if config != self.G.config:
             raise ValueError(
-                f"{path} is a checkpoint of another architecture: {state['config']}, "
+                f"{path} is a checkpoint of another architecture: {config}, "
                 f"not {self.G.config}; give the same sizes or another --out"
             )
-        for name in self._parts():
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        for name, part in parts.items():
+            getattr(self, name).load_state_dict(part)
+        self.step, self.seconds, self.curve = progress
 
     @staticmethod
     def _parts() -> tuple[str, ...]:

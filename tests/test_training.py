@@ -1,0 +1,335 @@
+"""Training: keyed, resumable, with R1 on its schedule; its data and its distance."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gprior.phantoms import CONTRASTS, phantoms
+from gprior.priors import load_prior, save_prior
+from gprior.training.data import folder_set, phantom_set
+from gprior.training.frechet import frechet_distance, random_features
+from gprior.training.trainer import Settings, Trainer
+
+CONFIG = {
+    "img_resolution": 16,
+    "img_channels": 1,
+    "z_dim": 8,
+    "w_dim": 8,
+    "c_dim": 3,
+    "channel_base": 64,
+    "channel_max": 8,
+    "num_mapping_layers": 2,
+}
+SETTINGS = Settings(steps=6, batch=4, r1_every=3, ema_images=20.0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return phantom_set(16, 24, 12)
+
+
+def trainer(data, **changes):
+    settings = Settings(**{**vars(SETTINGS), **changes})
+    return Trainer(data, CONFIG, settings, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    """Return a trainer that ran to its end, and what it reported at each step."""
+    found, values = trainer(data), []
+    found.train(values.append)
+    return found, values
+
+
+def equal(a, b):
+    for part in ("G", "D", "ema"):
+        one, two = getattr(a, part).state_dict(), getattr(b, part).state_dict()
+        assert one.keys() == two.keys()
+        if not all(torch.equal(v, two[k]) for k, v in one.items()):
+            return False
+    return True
+
+
+def test_a_run_is_a_function_of_its_seed(data, trained):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    again, other = trainer(data), trainer(data, seed=1)
+    again.train()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert equal(again, trained[0])
+    other.train()
+    assert not equal(other, trained[0])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(data, trained, tmp_path):
+    first = trainer(data)
+    while first.step < 4:  # beyond a step with R1, before another
+        first._step()
+        first.step += 1
+    first.seconds = 7.0
+    first.save(tmp_path / "state.pt")
+    torch.manual_seed(9)
+    second = trainer(data)
+    second.restore(tmp_path / "state.pt")
+    assert second.step == 4 and second.seconds == 7.0
+    second.train()
+    assert equal(second, trained[0])
+    for part in ("opt_g", "opt_d"):
+        one, two = (getattr(t, part).state_dict() for t in (second, trained[0]))
+        assert one["param_groups"] == two["param_groups"]
+        assert all(
+            torch.equal(v, two["state"][k][name])
+            for k, moments in one["state"].items()
+            for name, v in moments.items()
+        )
+    assert second.curve[-1]["frechet"] == trained[0].curve[-1]["frechet"]
+
+
+def test_other_checkpoints_are_refused(data, trained, tmp_path):
+    path = tmp_path / "state.pt"
+    trained[0].save(path)
+    other = Trainer(data, {**CONFIG, "w_dim": 16}, SETTINGS, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"state\.pt is a checkpoint of another architecture"):
+        other.restore(path)
+    fresh = trainer(data)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    for refused in (b"", b"text", whole[:-100]):
+        with pytest.raises(ValueError, match=r"state\.pt is no readable training checkpoint"):
+            fresh.restore(path)
+        path.write_bytes(refused)
+    for foreign in ({"w": torch.zeros(2)}, torch.zeros(2), [1]):
+        torch.save(foreign, path)
+        with pytest.raises(ValueError, match=r"state\.pt"):
+            fresh.restore(path)
+    fresh.train()
+    assert equal(fresh, trained[0])  # a refused checkpoint has left nothing behind
+
+
+def test_r1_runs_on_its_schedule(trained):
+    values = trained[1]
+    assert len(values) == 6
+    assert ["r1" in v for v in values] == [True, False, False, True, False, False]
+    assert all(math.isfinite(x) for v in values for x in v.values())
+    assert all(v["r1"] > 0 for v in values if "r1" in v)
+
+
+def test_r1_is_the_squared_gradient(data):
+    """The mean over images of |grad D|^2, its weight gamma / 2 times the interval."""
+    found = trainer(data, r1_gamma=0.4)
+    real, label = data.batch(torch.arange(4))
+    c = found._one_hot(label)
+    D = copy.deepcopy(found.D)
+    x = real.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(D(x, c).sum(), x, create_graph=True)
+    penalty = sum(g.square().sum() for g in grad) / 4
+    assert abs(found._r1(real, c) / float(penalty.detach()) - 1) < 1e-5
+    weighted = 0.4 / 2 * SETTINGS.r1_every * penalty
+    expected = torch.autograd.grad(weighted, list(D.parameters()), allow_unused=True)
+    for p, g in zip(found.D.parameters(), expected, strict=True):
+        if g is not None:
+            torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-7)
+
+
+def test_the_average_follows_its_half_life(data):
+    found = trainer(data, ema_images=1e9)
+    slow, fast = next(found.ema.parameters()), next(found.G.parameters())
+    with torch.no_grad():
+        slow.fill_(0.0)
+        fast.fill_(1.0)
+    found.step = 999
+    found._average()
+    # Early in a run the half-life is a twentieth of the images seen so far.
+    assert abs(float(slow.flatten()[0]) - (1 - 0.5 ** (4 / (0.05 * 4000)))) < 1e-6
+    found = trainer(data, ema_images=8.0)
+    slow, fast = next(found.ema.parameters()), next(found.G.parameters())
+    with torch.no_grad():
+        slow.fill_(0.0)
+        fast.fill_(1.0)
+    found.step = 999
+    found._average()
+    found._average()
+    assert abs(float(slow.flatten()[0]) - 0.5) < 1e-6
+
+
+def test_the_average_is_apart_from_the_generator(trained):
+    one, two = trained[0].G.state_dict(), trained[0].ema.state_dict()
+    changed = [k for k, v in one.items() if not torch.equal(v, two[k])]
+    assert changed and not any("noise_const" in k for k in changed)
+    assert not any(p.requires_grad for p in trained[0].ema.parameters())
+
+
+def test_the_rate_falls_over_the_last_fifth():
+    s = Settings(steps=100, lr=0.01)
+    assert s.rate(0) == s.rate(79) == 0.01
+    assert abs(s.rate(90) - 0.005) < 1e-12 and abs(s.rate(99) - 0.0005) < 1e-12
+
+
+def test_what_is_shipped(trained, tmp_path):
+    """The averaged generator, folded, with its means, critic and unit; it saves and loads."""
+    found = trained[0]
+    prior = found.finish()
+    z = torch.randn(5, 8)
+    c = prior.classes([0, 1, 2, 0, 1], 5)
+    torch.testing.assert_close(prior(z, c), found.ema(z, c), rtol=1e-4, atol=1e-4)
+    assert prior.w_avg.shape == (3, 8) and prior.w_avg.abs().sum() > 0
+    many = torch.randn(20000, 8)
+    for k in range(3):
+        mean = found.ema.mapping(many, prior.classes(k, 20000))[:, 0].mean(0)
+        assert (prior.w_avg[k] - mean).abs().max() < 0.05
+    assert prior.record["perceptual_unit"] > 0
+    assert prior.record["classes"] == list(CONTRASTS)
+    assert not any(p.requires_grad for p in prior.parameters())
+    save_prior(prior, tmp_path / "p.safetensors")
+    torch.testing.assert_close(load_prior(tmp_path / "p.safetensors").sample(2), prior.sample(2))
+    assert found.ema.discriminator is None  # the trainer can go on
+
+
+@pytest.mark.slow
+def test_training_lowers_the_distance():
+    """Two hundred steps bring the samples' statistics a good part of the way."""
+    found = trainer(phantom_set(16, 200, 60), steps=200, batch=8, ema_images=100.0)
+    before = found.frechet()
+    found.train()
+    assert found.frechet_real() < found.curve[-1]["frechet"] < 0.2 * before
+
+
+# --- the distance
+
+
+def test_a_set_is_at_no_distance_from_itself():
+    x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
+    assert abs(frechet_distance(x, x)) < 1e-6
+    values = [frechet_distance(x + s, x) for s in (0.0, 0.5, 1.0, 2.0)]
+    assert values == sorted(values) and values[1] > 0.1
+
+
+@pytest.mark.parametrize("d", [1, 5])
+def test_the_closed_form_of_gaussians(d):
+    """Exact moments: N(m, C) and N(n, D) with commuting and general covariances."""
+    rng = np.random.default_rng(0)
+
+    def exact(mean, cov, n=200):
+        x = rng.standard_normal((n, d))
+        x -= x.mean(0)
+        x = x @ np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(x, rowvar=False)))).T
+        return torch.from_numpy(x @ np.linalg.cholesky(cov).T + mean)
+
+    for _ in range(3):
+        a, b = rng.standard_normal((2, d, d))
+        cov_a, cov_b = a @ a.T + np.eye(d), b @ b.T + np.eye(d)
+        m_a, m_b = rng.standard_normal((2, d))
+        u, v = exact(m_a, cov_a), exact(m_b, cov_b)
+        scale = v.numpy().std(0)
+        cov_a, cov_b = cov_a / np.outer(scale, scale), cov_b / np.outer(scale, scale)
+        roots = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real).sum()
+        shift = (((m_a - m_b) / scale) ** 2).sum()
+        expected = shift + np.trace(cov_a) + np.trace(cov_b) - 2 * roots
+        assert abs(frechet_distance(u, v) - expected) < 1e-8 * max(1, expected)
+
+
+def test_the_features_are_fixed_and_tell_damage():
+    """Blur, noise, contrast and lost variety are far; other phantoms are near."""
+    x = phantoms(range(300), 16)[0]
+    y = random_features(phantoms(range(300), 16, seed=1)[0])
+    features = random_features(x)
+    assert torch.equal(features, random_features(x))
+    torch.testing.assert_close(random_features(x.expand(-1, 3, -1, -1)), features)
+    assert features.shape[0] == 300 and features.isfinite().all()
+    real = frechet_distance(features, y)
+    blurred = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
+    noisy = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    for worse in (blurred, noisy, 1.1 * x, x[:10].repeat(30, 1, 1, 1)):
+        assert frechet_distance(random_features(worse), y) > 3 * real
+
+
+# --- the images
+
+
+def test_phantoms_are_functions_of_their_index():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    many, labels = phantoms(range(70), 16)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert many.shape == (70, 1, 16, 16) and many.dtype == torch.float32
+    assert labels.dtype == torch.int64 and labels.tolist() == [i % 3 for i in range(70)]
+    some, label = phantoms([66, 2], 16)
+    torch.testing.assert_close(some, many[[66, 2]])
+    assert label.tolist() == [0, 2]
+    assert not torch.allclose(phantoms(range(70), 16, seed=1)[0], many)
+    pairs = (many[:, None] - many[None]).abs().mean((2, 3, 4)) + torch.eye(70)
+    assert pairs.min() > 0.005  # no two alike
+    empty, none = phantoms([], 16)
+    assert empty.shape == (0, 1, 16, 16) and none.shape == (0,)
+
+
+@pytest.mark.parametrize("resolution", [16, 33, 64])
+def test_phantoms_are_heads_in_the_unit_range(resolution):
+    x, labels = phantoms(range(6), resolution)
+    assert x.shape == (6, 1, resolution, resolution)
+    assert x.min() >= 0 and x.max() <= 1 and x.std() > 0.1
+    corner = x[..., : resolution // 8, : resolution // 8]
+    assert corner.max() < 0.1  # air
+    assert x[..., resolution // 2 - 2 : resolution // 2 + 2, :].mean() > 0.15
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_phantom_is_the_same_head_at_another_size():
+    small, large = phantoms(range(6), 32)[0], phantoms(range(6), 64)[0]
+    shrunk = torch.nn.functional.avg_pool2d(large, 2)
+    error = (shrunk - small).square().mean((1, 2, 3)).sqrt()
+    other = (shrunk.roll(3, 0) - small).square().mean((1, 2, 3)).sqrt()
+    assert error.max() < 0.5 * other.min()
+
+
+def test_a_phantom_set(data):
+    assert data.images.dtype == torch.uint8 and data.images.shape == (24, 1, 16, 16)
+    assert data.classes == CONTRASTS and data.held_out.shape == (12, 1, 16, 16)
+    assert not (data.images[:12] == data.held_out).flatten(1).all(1).any()
+    x, label = data.batch(torch.tensor([3, 0]))
+    assert x.min() >= -1 and x.max() <= 1 and label.tolist() == [0, 0]
+    torch.testing.assert_close((x + 1) / 2, phantoms([3, 0], 16)[0], rtol=0, atol=0.003)
+    ticks = []
+    phantom_set(16, 5, 1, ticks.append)
+    assert sum(ticks) == 5
+
+
+def pictures(folder, n, size=(20, 24), mode="L"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        shape = size if mode == "L" else (*size, 3)
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8), mode).save(folder / f"{i:03}.png")
+
+
+def test_a_folder_of_images(tmp_path):
+    pictures(tmp_path / "a", 30)
+    found = folder_set(tmp_path / "a", 16, 1)
+    assert found.images.shape == (27, 1, 16, 16) and found.held_out.shape == (3, 1, 16, 16)
+    assert found.classes == () and found.labels.tolist() == [0] * 27
+    assert folder_set(tmp_path / "a", 16, 3).images.shape == (27, 3, 16, 16)
+
+
+def test_subfolders_are_classes(tmp_path):
+    pictures(tmp_path / "ct", 12)
+    pictures(tmp_path / "mr" / "deep", 18, mode="RGB")
+    found = folder_set(tmp_path, 16, 1)
+    assert found.classes == ("ct", "mr")
+    assert found.labels.bincount().tolist() == [11, 16] and len(found.held_out) == 3
+    pictures(tmp_path, 1)
+    with pytest.raises(ValueError, match="images beside class folders"):
+        folder_set(tmp_path, 16, 1)
+
+
+def test_wrong_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be a folder of images"):
+        folder_set(tmp_path / "none", 16, 1)
+    pictures(tmp_path / "few", 5)
+    with pytest.raises(ValueError, match="has 5 images; training needs at least 20"):
+        folder_set(tmp_path / "few", 16, 1)
