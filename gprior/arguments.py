@@ -79,7 +79,8 @@ def _read_matrix(path: Path, image_shape: tuple[int, int, int]) -> Any:
     n = math.prod(image_shape)
     if path.suffix == ".npz":
         try:
-            matrix = sparse.load_npz(path)
+            with path.open("rb") as stream:
+                matrix = sparse.load_npz(stream)
         except OSError:
             raise
         except Exception as error:
@@ -130,7 +131,8 @@ def read_measurements(path: Path) -> Tensor:
 
 def _read_array(path: Path) -> np.ndarray[Any, Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:  # np.load leaves files open that it cannot read
+            array = np.load(stream, allow_pickle=False)
     except (EOFError, ValueError) as error:
         raise ValueError(f"{path} is no whole .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buifc":
@@ -140,7 +142,7 @@ def _read_array(path: Path) -> np.ndarray[Any, Any]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile and zlib have errors of their own
         raise ValueError(f"{path} is no whole .npz file of numbers: {error}") from error

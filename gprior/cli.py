@@ -30,7 +30,7 @@ class Commands(TyperGroup):
             with _plain_warnings():
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            _fail(str(error) or "interrupted; nothing was written")
+            _fail(str(error) or "interrupted")
         except (ValueError, TypeError, OSError) as error:
             _fail(str(error) or type(error).__name__)
         except (MemoryError, RuntimeError) as error:

@@ -32,6 +32,7 @@ from gprior.staging import staged
 __all__ = ["Options", "run"]
 
 SHOWN = 16  # images of a batch that the report shows
+SIGNED = ("Residual", "y − A x")  # panels around 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Options:
     @property
     def measured(self) -> str:
         """The operator without its file, whose path may name a patient."""
-        kind, _, value = self.operator.partition(":")
+        kind = self.operator.partition(":")[0]
         return kind if kind in ("mask", "matrix") else self.operator
 
 
@@ -197,9 +198,7 @@ def prepare(source: Path, options: Options) -> Task:
     return Task(y, A, prior, forward, None, constants)
 
 
-def _simulated(
-    path: Path, options: Options, prior: Prior, constants: dict[str, Any]
-) -> Task:
+def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
     """Bring an image onto the prior's grid and measure it."""
     image = read_image(path, slice=options.slice)
     given = None if options.intensity is None else parse_intensity(options.intensity)
@@ -261,17 +260,31 @@ def _write(place: Path, task: Task, options: Options, result: Result, how: str) 
     ]
     if len(x) > SHOWN:
         lead.append(f"The first {SHOWN} images are shown.")
-    rows = [[name.replace("_", " "), str(value)] for name, value in facts.items()]
+    rows = [[name.replace("_", " "), _words(value)] for name, value in facts.items()]
     if task.source is not None:
         rows.append(["intensity", "{:g} … {:g}".format(*task.source.intensity)])
     write_report(
         place / "report.html",
         "Reconstruction",
         lead,
-        [Section("Images", cases), Table("Record", ["", ""], rows)],
+        [Section("Images", cases), Table("Record", [], rows)],
     )
     write_figure(place / "figure.png", cases)
-    return "\n".join(f"{case.title}: {case.note}" for case in cases)
+    return "\n".join(
+        "  ".join([case.title, *(f"{p.title} {p.note}" for p in case.panels if p.note), case.note])
+        for case in cases
+    )
+
+
+def _words(value: Any) -> str:
+    """Return a JSON value as text for a reader."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
@@ -297,25 +310,32 @@ def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
 def _cases(task: Task, result: Result) -> list[Case]:
     """Compose the rows of the report, one per image."""
     count = min(len(result.x), SHOWN)
-    x, y, rows = result.x[:count].clamp(0, 1), task.y[:count], _rows(count)
-    left = y - task.forward(result.x[:count], rows)[0]
-    rms = left.flatten(1).square().mean(1).sqrt().tolist()
-    columns = [("Measurement", _picture(task, y), False), ("Pseudo-inverse", _baseline(task, y), False)]
-    columns.append(("Reconstruction", x, False))
-    notes = [f"‖y − A x‖ {value:.2g} rms" for value in rms]
+    x, y = result.x[:count].clamp(0, 1), task.y[:count]
+    left = y - task.forward(result.x[:count], _rows(count))[0]
+    columns = [
+        ("Measurement" if task.forward.measures_images else "Aᵀ y, rescaled", _picture(task, y)),
+        ("Pseudo-inverse", _baseline(task, y)),
+        ("Reconstruction", x),
+    ]
+    notes = {}
     if task.source is not None:
         truth = task.source.truth
-        columns = [("Image", truth, False), *columns, ("Residual", x - truth, True)]
-        baseline, found = (scores(c.to(truth), truth) for c in (columns[2][1], x))
-        notes = [f"PSNR {found[0][0]:.1f} dB, pseudo-inverse {baseline[0][0]:.1f} dB; {notes[0]}"]
+        columns = [("Image", truth), *columns, ("Residual", x - truth)]
+        for title, images in columns[2:4]:
+            psnr, ssim = scores(images.to(truth), truth)
+            notes[title] = f"{psnr[0]:.1f} dB, SSIM {ssim[0]:.2f}"
     elif task.forward.measures_images:
-        columns.append(("y − A x", left, True))
+        columns.append(("y − A x", left))
+    rms = left.flatten(1).square().mean(1).sqrt().tolist()
     return [
         Case(
             f"Image {i + 1}",
-            [Panel(title, images[i].cpu().numpy(), signed=signed) for title, images, signed in columns],
+            [
+                Panel(title, images[i].cpu().numpy(), notes.get(title, ""), title in SIGNED)
+                for title, images in columns
+            ],
             result.history[i].tolist(),
-            notes[i],
+            f"y − A x: {rms[i]:.2g} rms",
         )
         for i in range(count)
     ]

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from gprior import __version__
 from gprior.files import atomic_write, write_text
-from gprior.images import STAMP
 from gprior.imageformats import encode_pixels, to_stored
+from gprior.images import STAMP
 
 __all__ = ["Case", "Panel", "Section", "Table", "encode_png", "write_figure", "write_report"]
 
@@ -70,7 +70,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column is text, the others are numbers."""
+    """A table; under a head, all columns but the first are numbers."""
 
     title: str
     head: Sequence[str]
@@ -161,8 +161,9 @@ def _table(table: Table) -> str:
     rows = (
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
+    kind, head = ("numbers", f"<thead><tr>{head}</tr></thead>") if table.head else ("facts", "")
     return (
-        f"<h2>{escape(table.title)}</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
+        f"<h2>{escape(table.title)}</h2><div class=wide><table class={kind}>{head}"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -234,9 +235,13 @@ p{max-width:80ch;margin:8px 0}
  border-radius:99px;background:#fff8e6;color:#7a4d00;font-size:13px}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:6px 14px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th,td{padding:6px 14px;border-bottom:1px solid var(--line);text-align:left}
+.numbers th,.numbers td{text-align:right;white-space:nowrap}
 th{color:var(--dim);font-size:13px;font-weight:600}
-th:first-child,td:first-child{padding-left:0;text-align:left}
+table th:first-child,table td:first-child{padding-left:0;text-align:left}
+.facts{font-size:13px}
+.facts td{vertical-align:top;overflow-wrap:anywhere}
+.facts td:first-child{color:var(--dim);white-space:nowrap}
 tbody tr:hover{background:var(--soft)}
 .scales{display:flex;gap:32px;color:var(--dim);font-size:13px}
 .scales i{display:inline-block;width:140px;height:10px;margin:0 4px;border:1px solid var(--line);
@@ -281,11 +286,11 @@ def write_figure(path: Path, cases: Sequence[Case]) -> None:
     from matplotlib.figure import Figure
 
     rows, columns = len(cases), len(cases[0].panels)
-    drawing = Figure(figsize=(1.5 * columns + 1.4, 1.62 * rows + 1.0), layout="constrained")
+    drawing = Figure(figsize=(1.5 * columns + 0.5, 1.65 * rows + 0.6), layout="constrained")
     axes = drawing.subplots(rows, columns, squeeze=False)
     signed = None
     for line, case in zip(axes, cases, strict=True):
-        line[0].set_ylabel(f"{case.title}\n{case.note}".strip(), fontsize=8)
+        line[0].set_ylabel(case.title, fontsize=8)
         for ax, panel in zip(line, case.panels, strict=True):
             shown = _draw(ax, panel)
             signed = shown if panel.signed else signed
@@ -293,7 +298,9 @@ def write_figure(path: Path, cases: Sequence[Case]) -> None:
     for ax, panel in zip(axes[0], cases[0].panels, strict=True):
         ax.set_title(panel.title, fontsize=9)
     if signed is not None:
-        drawing.colorbar(signed, ax=axes[:, -1].tolist(), shrink=min(1.0, 2 / rows), aspect=15)
+        ticks = [-LIMIT, 0, LIMIT]
+        bar = drawing.colorbar(signed, ax=axes[0, -1], ticks=ticks, fraction=0.05, pad=0.02)
+        bar.ax.tick_params(labelsize=7)
     drawing.supxlabel(STAMP.capitalize(), fontsize=8, color="0.4")
     FigureCanvasAgg(drawing)
     with atomic_write(path, "the figure") as temporary:

@@ -1,0 +1,64 @@
+"""Classical reconstructions to compare with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["total_variation"]
+
+
+@torch.no_grad()
+def total_variation(
+    y: Tensor, A: torch.nn.Module, weight: float, steps: int = 200, inner: int = 10
+) -> Tensor:
+    """Minimise 1/2 |A x - y|^2 + weight TV(x) by accelerated proximal gradients.
+
+    The proximal step is deepinv's ``TVDenoiser`` (isotropic), warm-started.
+
+    Parameters
+    ----------
+    y : Tensor
+        Measurements (B, ...).
+    A : LinearPhysics
+        The operator.
+    weight : float
+        Weight of the total variation, in the units of y.
+    steps, inner : int
+        Gradient steps, and iterations of each proximal step.
+
+    Returns
+    -------
+    Tensor
+        Images (B, C, H, W) in [0, 1].
+
+    References
+    ----------
+    Beck and Teboulle 2009, "A fast iterative shrinkage-thresholding algorithm for linear
+    inverse problems" (FISTA, section 4).
+
+    Examples
+    --------
+    >>> from gprior.operators import Masking
+    >>> A = Masking((1, 4, 4), "box", box=(1, 1, 2, 2))
+    >>> x = torch.full((1, 1, 4, 4), 0.5)
+    >>> bool((total_variation(A(x), A, 0.01) - x).abs().max() < 0.01)
+    True
+    """
+    from deepinv.models import TVDenoiser
+
+    x = previous = ahead = A.A_dagger(y)  # type: ignore[operator]
+    # Not A's random start: the global generator is the user's.
+    start = torch.ones_like(x[:1]) + torch.linspace(0, 1, x.shape[-1]).to(x)
+    step = 1 / float(A.compute_sqnorm(start, verbose=False))  # type: ignore[operator]
+    # No stopping criterion: it would couple the images of the batch. tau is the prox's own
+    # step; at deepinv's 0.01 images in [0, 1] need ten times the iterations.
+    prox = TVDenoiser(n_it_max=inner, crit=0.0, tau=0.1)
+    t = 1.0
+    for _ in range(steps):
+        gradient = A.A_adjoint(A.A(ahead) - y)  # type: ignore[operator]
+        x = prox(ahead - step * gradient, weight * step)
+        following = (1 + (1 + 4 * t**2) ** 0.5) / 2
+        ahead, previous, t = x + (t - 1) / following * (x - previous), x, following
+    found: Tensor = x.clamp(0, 1)
+    return found

@@ -1,0 +1,304 @@
+"""The command line: help, its speed, and what a user who errs is told."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from typer.testing import CliRunner
+
+from gprior import __version__
+from gprior.cli import main
+from gprior.priors import save_prior
+
+COMMANDS = ("demo", "reconstruct", "info", "train")
+
+
+def call(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def prior_file(tiny_prior, tmp_path_factory):
+    path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+    save_prior(tiny_prior(16, 1, 3, torch.float32), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "y.npy", rng.random((1, 1, 16, 16), dtype=np.float32))
+    np.save(tmp_path / "image.npy", rng.random((20, 16)))
+    np.save(tmp_path / "eye.npy", np.eye(256, dtype=np.float32))
+    return tmp_path
+
+
+# --- Help ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen_and_has_an_example(command):
+    result = call(command, "--help")
+    lines = result.output.splitlines()
+    assert result.exit_code == 0
+    assert len(lines) <= 30 and max(map(len, lines)) <= 80
+    assert "Example:" in result.output and f"gprior {command} " in result.output + " "
+
+
+def test_main_help_lists_the_commands():
+    result = call("--help")
+    assert result.exit_code == 0
+    assert all(f"  {command} " in result.output for command in COMMANDS)
+    assert len(result.output.splitlines()) <= 24
+
+
+def test_version():
+    assert call("--version").output.strip() == f"gprior {__version__}"
+
+
+@pytest.mark.parametrize("words", [[], ["reconstruct"], ["train"], ["demo"], ["info"]])
+def test_help_imports_nothing_heavy_and_answers_in_half_a_second(words):
+    code = (
+        "import sys\nfrom gprior.cli import main\n"
+        f"sys.argv[1:] = {[*words, '--help']!r}\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'torch', 'deepinv', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+    assert min(seconds) < 0.5
+
+
+# --- Errors ----------------------------------------------------------------------------------
+
+
+def refused(result, *words):
+    """Assert that a call ended with one clear message and exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert "gprior: " in result.output
+    for word in words:
+        assert word in result.output, result.output
+
+
+def damaged(folder, name, text):
+    (folder / name).write_bytes(text)
+    return folder / name
+
+
+CASES = {
+    "shape of y": (["wrong.npy"], ["(B, 1, 16, 16)", "(1, 1, 8, 8)"]),
+    "NaN in y": (["nan.npy"], ["finite", "1 of 256"]),
+    "infinity in y": (["inf.npy"], ["finite"]),
+    "missing input": (["none.npy"], ["No such file"]),
+    "unknown kind": (["y.mat"], [".npy", "--simulate"]),
+    "pickle in npy": (["pickle.npy"], ["no whole .npy"]),
+    "pickle in pt": (["code.pt"], ["no whole .pt"]),
+    "empty npy": (["empty.npy"], ["no whole .npy"]),
+    "truncated npz": (["cut.npz"], ["no whole .npz"]),
+    "truncated safetensors": (["cut.safetensors"], ["no whole .safetensors"]),
+    "two arrays": (["two.npz"], ["one array", "['a', 'b']"]),
+    "complex y": (["complex.npy"], ["complex"]),
+    "mask of another size": (["y.npy", "-A", "mask:{}/mask.png"], ["(16, 16)", "(8, 8)"]),
+    "no mask file": (["y.npy", "-A", "mask:none.png"], ["none.png"]),
+    "matrix of another size": (["y.npy", "-A", "matrix:{}/image.npy"], ["(m, 256)", "(20, 16)"]),
+    "damaged sparse matrix": (["y.npy", "-A", "matrix:{}/two.npz"], ["save_npz"]),
+    "unknown operator": (["y.npy", "-A", "blur:3"], ["half-mask, mask:FILE"]),
+    "operator without a number": (["y.npy", "-A", "circulant:x"], ["number"]),
+    "half a factor": (["y.npy", "-A", "downsample:2.5"], ["whole number"]),
+    "share above one": (["y.npy", "-A", "circulant:1.5"], ["(0, 1]"]),
+    "unknown solver": (["y.npy", "--solver", "magic"], ["'lbrgm'", "'csgm'"]),
+    "unknown constant": (["y.npy", "--set", "learning=1"], ["'learning'", "'lr'", "'steps'"]),
+    "no value": (["y.npy", "--set", "lr"], ["NAME=VALUE"]),
+    "value of another type": (["y.npy", "--set", "steps=many"], ["steps", "int", "'many'"]),
+    "unknown init": (["y.npy", "--set", "init=best"], ["best-of:N"]),
+    "no steps": (["y.npy", "--set", "steps=0"], ["steps"]),
+    "small budget": (["y.npy", "--budget", "1"], ["budget must be at least"]),
+    "no restarts": (["y.npy", "--restarts", "0"], ["restarts"]),
+    "unknown class": (["y.npy", "--label", "7"], ["between 0 and 2"]),
+    "negative noise": (["y.npy", "--noise", "-1"], ["noise"]),
+    "missing prior": (["y.npy", "--prior", "none"], ["'none'", "phantom-64"]),
+    "truncated prior": (["y.npy", "--prior", "{}/cut.safetensors"], ["whole safetensors"]),
+    "foreign prior": (["y.npy", "--prior", "{}/y.npy"], ["native format is .safetensors"]),
+    "fit of measurements": (["y.npy", "--fit", "crop"], ["--simulate"]),
+    "intensity of measurements": (["y.npy", "--intensity", "0,1"], ["--simulate"]),
+    "unreadable image": (["bad.png", "--simulate"], ["damaged"]),
+    "no image": (["cut.npz", "--simulate"], ["not an image"]),
+    "constant image": (["constant.npy", "--simulate"], ["--intensity LO,HI"]),
+    "no such slice": (["image.npy", "--simulate", "--slice", "9"], ["slice 9"]),
+    "odd intensity": (["image.npy", "--simulate", "--intensity", "1"], ["LO,HI"]),
+    "empty intensity": (["image.npy", "--simulate", "--intensity", "1,1"], ["different"]),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_files(prior_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    y = np.random.default_rng(0).random((1, 1, 16, 16), dtype=np.float32)
+    spoilt = [y.copy(), y.copy()]
+    spoilt[0][0, 0, 3, 3], spoilt[1][0, 0, 3, 3] = np.nan, np.inf
+    for name, array in {
+        "y": y,
+        "wrong": y[..., :8, :8],
+        "nan": spoilt[0],
+        "inf": spoilt[1],
+        "complex": y * 1j,
+        "image": np.arange(320.0).reshape(20, 16),
+        "constant": np.full((16, 16), 7.5),
+    }.items():
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    torch.save({"y": print}, folder / "code.pt")
+    np.savez(folder / "two.npz", a=y, b=y)
+    whole = (folder / "two.npz").read_bytes()
+    for name, data in {
+        "empty.npy": b"",
+        "cut.npz": whole[: len(whole) // 2],
+        "cut.safetensors": prior_file.read_bytes()[:5000],
+        "bad.png": b"\x89PNG\r\n\x1a\n and then nothing",
+        "y.mat": b"MATLAB",
+    }.items():
+        damaged(folder, name, data)
+    from gprior.images import save_png
+
+    save_png(folder / "mask.png", np.ones((8, 8)))
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_message(case, bad_files, prior_file, tmp_path):
+    (name, *words), expected = CASES[case]
+    words = [word.format(bad_files) for word in words]
+    words += [] if "-A" in words else ["-A", "half-mask"]
+    words += [] if "--prior" in words else ["--prior", prior_file]
+    out = tmp_path / "out"
+    result = call("reconstruct", bad_files / name, "-o", out, *words)
+    refused(result, *expected)
+    assert not out.exists()  # nothing half-written where a result should be
+
+
+def test_usage_errors():
+    assert call("reconstruct").exit_code == 2
+    assert call("paint").exit_code == 2
+    assert (
+        call("reconstruct", "y.npy", "-o", "out", "-A", "half-mask", "--fit", "tile").exit_code == 2
+    )
+
+
+def test_cuda_where_there_is_none(folder, prior_file, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["-o", folder / "out", "-A", "half-mask", "--device", "cuda", "--prior", prior_file]
+    refused(call("reconstruct", folder / "y.npy", *words), "cuda", "--device cpu")
+    refused(call("train", "--out", folder / "run", "--device", "cuda"), "--device cpu")
+
+
+def test_a_file_where_the_folder_should_be(folder, prior_file):
+    (folder / "out").write_text("mine")
+    words = ["-o", folder / "out", "-A", "half-mask", "--prior", prior_file]
+    refused(call("reconstruct", folder / "y.npy", *words), "--out")
+    refused(call("train", "--out", folder / "out"), "--out")
+    assert (folder / "out").read_text() == "mine"
+
+
+def test_out_of_memory_is_told_and_a_bug_is_not_hidden(folder, monkeypatch):
+    import gprior.priors.description as description
+
+    def fail(error):
+        def describe(name):
+            raise error
+
+        monkeypatch.setattr(description, "describe", describe)
+        return call("info", "x")
+
+    refused(fail(MemoryError()), "out of memory")
+    refused(fail(RuntimeError("DefaultCPUAllocator: can't allocate memory")), "out of memory")
+    refused(fail(KeyboardInterrupt()), "interrupted")
+    assert isinstance(fail(RuntimeError("a bug")).exception, RuntimeError)
+
+
+# --- Info ------------------------------------------------------------------------------------
+
+
+def test_info(prior_file):
+    import hashlib
+
+    result = call("info", prior_file)
+    assert result.exit_code == 0
+    facts = dict(line.split(maxsplit=1) for line in result.output.splitlines())
+    assert facts["images"].startswith("1 x 16 x 16")
+    assert facts["sha256"] == hashlib.sha256(prior_file.read_bytes()).hexdigest()
+    assert facts["classes"] == "3 without names" or "3" in facts["classes"]
+
+
+def test_info_counts_parameters(prior_file):
+    from gprior.priors import load_prior
+
+    prior = load_prior(prior_file)
+    prior.discriminator = None
+    count = sum(p.numel() for p in prior.parameters())
+    assert f"{count:,} in the generator" in call("info", prior_file).output
+
+
+def test_info_of_the_embedded_prior():
+    assert "T1" in call("info", "phantom-64").output
+
+
+@pytest.mark.parametrize("name", ["none", "{}/cut.safetensors", "{}/y.npy"])
+def test_info_refuses(name, bad_files):
+    refused(call("info", name.format(bad_files)))
+
+
+def test_installed_entry_point():
+    code = "from gprior.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "info", "none"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("gprior: prior 'none'") and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_sparse_is_read_without_pickle(tmp_path):
+    from gprior.arguments import parse_operator
+
+    np.savez(tmp_path / "evil.npz", format=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="save_npz"):
+        parse_operator(f"matrix:{tmp_path / 'evil.npz'}", (1, 4, 4))
+    sparse.save_npz(tmp_path / "good.npz", sparse.eye(16, format="csr"))
+    assert parse_operator(f"matrix:{tmp_path / 'good.npz'}", (1, 4, 4)).shape == (16, 16)
+
+
+def test_constants_have_their_fields_types():
+    from gprior.arguments import parse_constants
+
+    words = ["steps=3", "lr=1e-2", "betas=0.9,0.99", "perceptual=false", "init=mean"]
+    found = parse_constants("lbrgm", words)
+    assert found == {
+        "steps": 3,
+        "lr": 0.01,
+        "betas": (0.9, 0.99),
+        "perceptual": False,
+        "init": "mean",
+    }
+    assert type(found["steps"]) is int
+    assert parse_constants("lbrgm", ["perceptual=none"]) == {"perceptual": None}
+    with pytest.raises(TypeError, match=r"needs.*'latent'"):
+        parse_constants("lbrgm", ["needs=z"])
+
+
+def test_records_as_words():
+    from gprior.reconstruction import _words
+
+    assert _words({"seed": 0, "restarts": 1, "noise": None, "on": True, "b": (0.9, 1)}) == (
+        "seed 0, restarts 1, noise none, on yes, b 0.9, 1"
+    )
