@@ -59,6 +59,8 @@ def staged(folder: Path) -> Iterator[Path]:
         for path in sorted(temporary.iterdir()):
             os.replace(path, folder / path.name)  # noqa: PTH105 (the call that is atomic)
     except OSError as error:
+        if str(temporary) not in str(error):
+            raise
         # The user knows the folder, not its hidden part.
         raise restate(error, str(error).replace(str(temporary), str(folder))) from error
     finally:

@@ -250,7 +250,8 @@ def test_everything_is_labelled_as_generated(options, tmp_path):
     for name in ("result.json", "record.json"):
         assert json.loads((tmp_path / "out" / name).read_text())["note"] == STAMP
     for name in ("reconstruction.png", "on-input-grid.png"):
-        assert STAMP in Image.open(tmp_path / "out" / name).text["Description"]
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert STAMP in picture.text["Description"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert STAMP.capitalize() in page
     assert "http" not in page and 'src="data:image/png;base64,' in page  # needs no other file
