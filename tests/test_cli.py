@@ -70,11 +70,13 @@ def test_help_imports_nothing_heavy_and_answers_in_half_a_second(words):
         "    assert not heavy, heavy\n"
     )
     seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy
+    for _ in range(3):  # up to three times: the machine may be busy
         started = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         seconds.append(time.perf_counter() - started)
         assert done.returncode == 0, done.stderr
+        if seconds[-1] < 0.5:
+            break
     assert "Usage:" in done.stdout
     assert min(seconds) < 0.5
 
@@ -302,3 +304,55 @@ def test_records_as_words():
     assert _words({"seed": 0, "restarts": 1, "noise": None, "on": True, "b": (0.9, 1)}) == (
         "seed 0, restarts 1, noise none, on yes, b 0.9, 1"
     )
+
+
+def test_every_option_arrives(monkeypatch, tmp_path):
+    import gprior.reconstruction as module
+
+    seen = []
+    monkeypatch.setattr(module, "run", lambda *given: seen.append(given) or "done")
+    words = "reconstruct scan.dcm --out results --operator circulant:0.1 --solver brgm"
+    words += " --prior p --simulate --noise 0.02 --fit stretch --intensity -160,240 --slice 3"
+    words += " --set lr=0.05 --set steps=9 --budget 50 --label 1 --restarts 2 --device cpu --seed 7"
+    assert call(*words.split()).output == "done\n"
+    ((source, out, options),) = seen
+    assert (str(source), str(out)) == ("scan.dcm", "results")
+    assert options == module.Options(
+        operator="circulant:0.1",
+        solver="brgm",
+        prior="p",
+        simulate=True,
+        noise=0.02,
+        fit="stretch",
+        intensity="-160,240",
+        slice=3,
+        constants=("lr=0.05", "steps=9"),
+        budget=50.0,
+        label=1,
+        restarts=2,
+        device="cpu",
+        seed=7,
+    )
+    call("reconstruct", "y.npy", "-o", "results", "-A", "half-mask")
+    assert seen[1][2] == module.Options("half-mask")
+
+
+def test_demo_goes_where_it_is_sent(monkeypatch):
+    import gprior.demo as module
+
+    seen = []
+    monkeypatch.setattr(module, "run", lambda out: seen.append(str(out)) or "table")
+    assert call("demo").output == "table\n"
+    assert call("demo", "--out", "there").exit_code == 0
+    assert seen == ["gprior-demo", "there"]
+
+
+def test_interrupted_demo_leaves_nothing(monkeypatch, tmp_path):
+    import gprior.demo as module
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_solve", stop)
+    refused(call("demo", "--out", tmp_path / "out"), "interrupted")
+    assert not (tmp_path / "out").exists()
