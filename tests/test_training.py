@@ -67,6 +67,16 @@ def test_a_run_is_a_function_of_its_seed(data, trained):
     assert not equal(other, trained[0])
 
 
+def test_every_step_draws_anew(data, monkeypatch):
+    seen = []
+    batch = type(data).batch
+    monkeypatch.setattr(
+        type(data), "batch", lambda self, rows: seen.append(rows) or batch(self, rows)
+    )
+    trainer(data).train()
+    assert len({tuple(rows.tolist()) for rows in seen}) == 6
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(data, trained, tmp_path):
     first = trainer(data)
     while first.step < 4:  # beyond a step with R1, before another
