@@ -90,8 +90,8 @@ class Outcome:
 
     Attributes
     ----------
-    variables : dict
-        Best iterate of each row.
+    code : dict
+        The code of the best iterate of each row, by the names of `inputs_of`.
     image : Tensor
         Its image (R, C, H, W).
     terms : dict
@@ -108,7 +108,7 @@ class Outcome:
         Where each row started, with the class ``c`` where there are classes.
     """
 
-    variables: Variables
+    code: Variables
     image: Tensor
     terms: Terms
     loss: Tensor
@@ -256,7 +256,8 @@ def _evaluate(
     terms = objective(problem, variables, start, predicted)
     loss = total(terms)
     criterion = problem.criterion(predicted, loss)
-    return Outcome(variables, image, terms, loss, criterion, history, reason, spent + 1 / 3, start)
+    code = space.finish(variables, start)
+    return Outcome(code, image, terms, loss, criterion, history, reason, spent + 1 / 3, start)
 
 
 def _finite(grads: Variables) -> Tensor:

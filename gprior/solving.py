@@ -336,7 +336,7 @@ def _result(
     c = {"c": kept.start["c"]} if "c" in kept.start else {}
     return Result(
         x=kept.image,
-        latents={**kept.variables, **c},
+        latents={**kept.code, **c},
         loss=kept.loss,
         terms=kept.terms,
         criterion=kept.criterion,

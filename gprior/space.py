@@ -42,6 +42,10 @@ class Space:
         """Return the nearest variables in the method's set; here every point is in it."""
         return variables
 
+    def finish(self, variables: Variables, start: Variables) -> Variables:
+        """Return the code by the names of `inputs_of`; here the variables have them."""
+        return variables
+
     def __and__(self, other: Space) -> Space:
         return Product((self, other))
 
@@ -69,6 +73,11 @@ class Product(Space):
     def project(self, variables: Variables) -> Variables:
         for part in self.parts:
             variables = part.project(variables)
+        return variables
+
+    def finish(self, variables: Variables, start: Variables) -> Variables:
+        for part in self.parts:
+            variables = part.finish(variables, start)
         return variables
 
 

@@ -312,10 +312,10 @@ class StyleGAN2(Prior):
         if state is None:
             x = self.const if content is None else content
             x, rgb = x.expand(ws.shape[0], *self.content_shape), None
+            if x.dtype == torch.float32:  # faster there, slower in float64
+                x = x.contiguous(memory_format=torch.channels_last)
         else:
-            x, rgb = state
-        if x.dtype == torch.float32:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x, rgb = state  # as it is, in memory too: the image is then exactly the same
         for k in range(from_block, len(self.blocks) if to_block is None else to_block):
             first = max(2 * k - 1, 0)
             x, rgb = self.blocks[k](

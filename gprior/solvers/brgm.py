@@ -13,7 +13,8 @@ agreement across layers is a cosine similarity, both set by hand: what L-BRGM le
 
 Differs from the authors' code
 ------------------------------
-- Their λ_pix = 1e-3 acts on the mean over pixels in 0..255: 1e-3 · 255² = 65 on [0, 1].
+- Their λ_pix = 1e-3 acts on the mean over pixels in 0..255: 1e-3 · 255² = 65 on [0, 1];
+  the default is 1000 for the reasons given in `gprior.solvers.lbrgm`.
 - Their λ_vgg = 1e7 acts on the mean over about 8.0e6 VGG features: 1.25 LPIPS, 0.87 in
   our unit (see `gprior.solvers.lbrgm`).
 - Their λ_w = 100 divides by the squared norm of the whole vector, so that the term is
@@ -22,7 +23,6 @@ Differs from the authors' code
   their PyTorch port sums over pairs (0.1, or 1 beyond 16x super-resolution), which grows
   with the number of layers, and takes the first image's styles for the whole batch.
 - Steps of w are in units of s, as in `gprior.solvers.lbrgm`.
-- Where no perceptual term applies, ``pixel_alone`` replaces ``pixel``.
 - The noise maps are the generator's constants. Their code redraws them between the
   optimisation and the rendering, so that the saved image is not the optimised one.
 - The best iterate by the stopping criterion is returned, not the last.
@@ -55,9 +55,8 @@ class BRGM(Solver):
     Parameters
     ----------
     pixel : float
-        λ_pix, on the mean of (y - A x)² over observed entries, images in [0, 1].
-    pixel_alone : float
-        λ_pix where no perceptual term applies.
+        λ_pix, on the mean of (y - A x)² over observed entries, images in [0, 1]; the
+        paper's is 65.
     feature : float
         λ_vgg, on the perceptual distance in units of its median over prior samples.
     gaussian : float
@@ -73,8 +72,7 @@ class BRGM(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"w"})
     steps: int = 500
     init: Init = "mean"
-    pixel: float = 65.0
-    pixel_alone: float = 1000.0
+    pixel: float = 1000.0
     feature: float = 0.87
     gaussian: float = 0.195
     cosine: float = 3.0
@@ -89,7 +87,7 @@ class BRGM(Solver):
             return ((u["w"] - mean[:, None]) / s).square().mean((1, 2))
 
         objective = Objective(
-            fidelity=self.pixel if problem.perceptual else self.pixel_alone,
+            fidelity=self.pixel,
             perceptual=self.feature,
             regularizers={
                 "gaussian": (self.gaussian, gaussian),

@@ -13,12 +13,13 @@ the mapping network: it models the distribution of w, which BRGM takes as Gaussi
 Differs from the authors' code
 ------------------------------
 - Every term is a mean over its entries, as in their code (the paper writes sums).
-  Their λ_pix = 2e-4 acts on pixels in 0..255: 2e-4 · 255² = 13.0 on [0, 1].
+  Their λ_pix = 2e-4 acts on pixels in 0..255: 2e-4 · 255² = 13.0 on [0, 1]. With it the
+  VGG term carries the data, which the features of a small discriminator cannot do, and
+  a circulant or a sinogram has no such term at all. The default is 1000, that of a
+  Gaussian likelihood 1 / 2σ² at σ = 0.022; theirs is ``pixel=13.0``.
 - Their λ_vgg = 2e7 acts on the mean over about 8.0e6 VGG features at 256 pixels whose
   sum of squares is LPIPS: 2.5 LPIPS, and with a median LPIPS of about 0.7 between two
   faces, 1.75 in our unit (the median between two samples of the prior).
-- Where no perceptual term applies (a sinogram, a circulant, a matrix) the data term has
-  to carry its part too: ``pixel_alone`` replaces ``pixel``.
 - w is measured in units of its own spread, s² = E (w - w̄)² per entry, in steps and in
   the map term: λ_map = 30 acts on w of s = 0.45, 30 · 0.45² = 6 in our unit, and the
   step 0.1 on w is 0.22 s. So the constants do not depend on a generator's scale of W.
@@ -54,9 +55,8 @@ class LBRGM(Solver):
     Parameters
     ----------
     pixel : float
-        λ_pix, on the mean of (y - A x)² over observed entries, images in [0, 1].
-    pixel_alone : float
-        λ_pix where no perceptual term applies.
+        λ_pix, on the mean of (y - A x)² over observed entries, images in [0, 1]; the
+        paper's is 13.
     feature : float
         λ_vgg, on the perceptual distance in units of its median over prior samples.
     map : float
@@ -74,8 +74,7 @@ class LBRGM(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
     steps: int = 500
     init: Init = "best-of:100"
-    pixel: float = 13.0
-    pixel_alone: float = 1000.0
+    pixel: float = 1000.0
     feature: float = 1.75
     map: float = 6.0
     latent: float = 0.4
@@ -92,7 +91,7 @@ class LBRGM(Solver):
             return ((u["w"] - w) / s).square().mean((1, 2))
 
         objective = Objective(
-            fidelity=self.pixel if problem.perceptual else self.pixel_alone,
+            fidelity=self.pixel,
             perceptual=self.feature,
             regularizers={
                 "map": (self.map, map_term),

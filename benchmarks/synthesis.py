@@ -1,0 +1,139 @@
+"""Time one gradient step through StyleGAN2: shared weights against per-sample weights.
+
+    python benchmarks/synthesis.py --repeats 7
+
+Published implementations scale the weights of every convolution by each image's style
+and run a grouped convolution; gradients with respect to styles then pass through
+gradients with respect to weights. That form is written out here as the reference. Both
+must agree (images to 1e-4, gradients to 1e-4 of the largest) before they are timed, in
+turns, with the same weights, styles and loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from gprior.priors import StyleGAN2
+from gprior.priors.layers import ModulatedConv, fold_
+from gprior.priors.stylegan2 import StyledConv
+
+WANTED = 2.5  # times faster at 256 pixels, batch 1, one thread
+
+
+def resample(x: Tensor, pad: tuple[int, int], gain: float, up: int = 1) -> Tensor:
+    """Zero insertion, padding and the FIR [1, 3, 3, 1], as a depthwise convolution."""
+    B, C, H, W = x.shape
+    if up > 1:
+        x = F.pad(x.reshape(B, C, H, 1, W, 1), (0, up - 1, 0, 0, 0, up - 1))
+        x = x.reshape(B, C, H * up, W * up)
+    row = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8 * math.sqrt(gain)
+    kernel = torch.outer(row, row).expand(C, 1, 4, 4)
+    return F.conv2d(F.pad(x, (*pad, *pad)), kernel, groups=C)
+
+
+def per_sample(conv: ModulatedConv, x: Tensor, w: Tensor) -> Tensor:
+    """Modulated convolution with one weight per image, by a grouped convolution."""
+    B, n_in, H, W = x.shape
+    n_out, _, size, _ = conv.weight.shape
+    weight = conv.weight * conv.affine(w)[:, None, :, None, None]  # (B, O, I, k, k)
+    if conv.demodulate:
+        weight = weight * torch.rsqrt(weight.square().sum((2, 3, 4), keepdim=True) + conv.eps)
+    x = x.reshape(1, B * n_in, H, W)
+    if conv.up:
+        kernel = weight.transpose(1, 2).reshape(B * n_in, n_out, size, size)
+        y = F.conv_transpose2d(x, kernel, stride=2, groups=B)
+        return resample(y.reshape(B, n_out, *y.shape[2:]), (1, 1), gain=4)
+    y = F.conv2d(x, weight.reshape(B * n_out, n_in, size, size), padding=size // 2, groups=B)
+    return y.reshape(B, n_out, H, W)
+
+
+def styled(layer: StyledConv, x: Tensor, w: Tensor) -> Tensor:
+    """Per-sample convolution, noise, bias, leaky ReLU."""
+    y = per_sample(layer.conv, x, w)
+    y = y + layer.noise_strength * layer.noise_const + layer.bias[:, None, None]
+    return F.leaky_relu(y, 0.2) * math.sqrt(2)
+
+
+def reference(G: StyleGAN2, ws: Tensor) -> Tensor:
+    """Synthesis in the published form, with the weights of ``G``."""
+    x, rgb = G.const.expand(len(ws), -1, -1, -1), None
+    for k, block in enumerate(G.blocks):
+        first = max(2 * k - 1, 0)
+        if block.conv0 is not None:
+            x = styled(block.conv0, x, ws[:, first])
+            first += 1
+        x = styled(block.conv1, x, ws[:, first])
+        y = per_sample(block.to_rgb, x, ws[:, first + 1]) + block.rgb_bias[:, None, None]
+        rgb = y if rgb is None else resample(rgb, (2, 1), gain=4, up=2) + y
+    return rgb
+
+
+def gradient(form: Callable[[Tensor], Tensor], ws: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the image and the gradient of a squared error with respect to the styles."""
+    ws = ws.detach().requires_grad_()
+    image = form(ws)
+    (grad,) = torch.autograd.grad((image - target).square().mean(), ws)
+    return image.detach(), grad
+
+
+def compare(resolution: int, batch: int, threads: int, repeats: int) -> tuple[float, bool]:
+    """Check that both forms agree, time them in turns, print a line; return the ratio."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    G = StyleGAN2(resolution, 3)
+    for layer in G.modules():
+        if isinstance(layer, StyledConv):
+            layer.noise_strength.data.fill_(0.1)
+    fold_(G)
+    G.freeze()
+    ws = G.mapping(torch.randn(batch, 512)).contiguous()
+    target = torch.zeros(batch, 3, resolution, resolution)
+    forms = {"shared": G.synthesis, "per-sample": lambda ws: reference(G, ws)}
+    answers = {name: gradient(form, ws, target) for name, form in forms.items()}
+    (image, grad), (image0, grad0) = answers["shared"], answers["per-sample"]
+    off = float((image - image0).abs().max()), float((grad - grad0).abs().max() / grad0.abs().max())
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(repeats):
+        for name, form in forms.items():
+            start = time.perf_counter()
+            gradient(form, ws, target)
+            seconds[name].append(time.perf_counter() - start)
+    ours, theirs = (statistics.median(seconds[name]) for name in forms)
+    agree = off[0] <= 1e-4 and off[1] <= 1e-4
+    print(
+        f"{resolution:5d} px  batch {batch}  {threads} threads   shared {ours * 1e3:7.0f} ms   "
+        f"per-sample {theirs * 1e3:7.0f} ms   ratio {theirs / ours:4.2f}   "
+        f"image off {off[0]:.1e}  gradient off {off[1]:.1e}  {'agree' if agree else 'DISAGREE'}",
+        flush=True,
+    )
+    return theirs / ours, agree
+
+
+def main() -> int:
+    """Run the table; fail if the forms disagree or the wanted ratio is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    repeats = parser.parse_args().repeats
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, float32 eager, CPU,")
+    print(f"full channels, medians of {repeats} interleaved repetitions")
+    rows = {
+        (resolution, batch, threads): compare(resolution, batch, threads, repeats)
+        for resolution, batch in ((256, 1), (64, 8))
+        for threads in (1, 2)
+    }
+    agree = all(same for _, same in rows.values())
+    return 0 if agree and rows[256, 1, 1][0] >= WANTED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
