@@ -18,7 +18,6 @@ __all__ = ["Init", "candidates", "check_init", "latents_of", "starting_point"]
 
 Init = str | Tensor | Mapping[str, Tensor] | Callable[[Tensor], Any]
 
-CHUNK = 64  # candidates through the generator at once
 NEAREST = 100  # draws among which the z of a mean style is looked for
 
 
@@ -85,7 +84,7 @@ def tried(init: Init, classes: int) -> int:
 
 
 def starting_point(
-    problem: Problem, objective: Objective, init: Init, c: Tensor | None
+    problem: Problem, objective: Objective, init: Init, c: Tensor | None, at_once: int
 ) -> tuple[Variables, Tensor]:
     """Return where each row starts, and what finding it cost.
 
@@ -100,6 +99,8 @@ def starting_point(
     c : Tensor or None
         Class vectors (R, c_dim); None where there are no classes, or where the class is
         to be found: then candidates of every class are scored on y.
+    at_once : int
+        Candidates through the generator at once.
 
     Returns
     -------
@@ -122,7 +123,7 @@ def starting_point(
             options.append(_mean(problem, own) if init == "mean" else _draw(problem, own, k))
     if len(options) == 1:
         return options[0], torch.zeros(R, dtype=torch.float64)
-    return _best(problem, objective, options), torch.full(
+    return _best(problem, objective, options, at_once), torch.full(
         (R,), len(options) / 3, dtype=torch.float64
     )
 
@@ -153,13 +154,15 @@ def _mean(problem: Problem, c: Tensor | None) -> Variables:
 
 
 @torch.no_grad()
-def _best(problem: Problem, objective: Objective, options: list[Variables]) -> Variables:
+def _best(
+    problem: Problem, objective: Objective, options: list[Variables], at_once: int
+) -> Variables:
     """Return for each row the option of least data term."""
     R, prior = len(problem), problem.prior
     every = join(options)  # candidate k of row r stands at k R + r
     inputs = inputs_of(every)
     scores = []
-    for rows in torch.arange(len(options) * R, device=problem.image.device).split(CHUNK):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(options) * R, device=problem.image.device).split(at_once):  # type: ignore[no-untyped-call]
         own = problem.take(rows % R)
         predicted = own.measure(prior(**take(inputs, rows)))
         scores.append(total(objective.data(own, predicted)).nan_to_num(torch.inf))

@@ -213,7 +213,7 @@ def minimise(
         broken = ~(loss.isfinite() & _finite(grads))
         done = own.finished(criterion) & ~broken
         for row in rows[done].tolist():
-            reason[row] = own.stop.rule
+            reason[row] = "discrepancy"
         for row in rows[broken].tolist():
             reason[row] = "non-finite"
         if i == steps - 1:

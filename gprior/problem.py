@@ -15,30 +15,10 @@ from gprior.features import Features, feature_distance
 from gprior.priors import Prior
 from gprior.randomness import generator
 
-__all__ = ["Perceptual", "Problem", "Stop", "informative", "split"]
+__all__ = ["Perceptual", "Problem", "informative", "split"]
 
 HOLD_OUT = 0.05
 LEAST_ENTRIES = 200  # that must remain for the fit when entries are held out
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When an image is finished, and what its best iterate is.
-
-    Attributes
-    ----------
-    rule : {"discrepancy", "holdout", "fixed"}
-        Residual at the noise level; least error on held-out entries; least loss after a
-        fixed number of steps.
-    sigma : Tensor or None
-        Noise standard deviation of each row (R,), for the discrepancy principle.
-    tau : float
-        Stop where the root mean square residual is at most tau sigma.
-    """
-
-    rule: str
-    sigma: Tensor | None = None
-    tau: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +64,9 @@ class Problem:
         Number of each row's image (R,), for operators with one parameter per image.
     keys : list of (seed, restart)
         Of each row's random draws.
-    stop : Stop
-        Stopping rule.
+    sigma : Tensor
+        Noise standard deviation of each row (R,) for the discrepancy principle; NaN where
+        it is not used.
     perceptual : Perceptual or None
         The perceptual distance, where it applies.
     """
@@ -97,7 +78,7 @@ class Problem:
     held: Leaves
     image: Tensor
     keys: list[tuple[int, int]]
-    stop: Stop
+    sigma: Tensor
     perceptual: Perceptual | None = None
 
     def __len__(self) -> int:
@@ -105,7 +86,6 @@ class Problem:
 
     def take(self, rows: Tensor) -> Problem:
         """Return some of the rows."""
-        sigma = self.stop.sigma
         return replace(
             self,
             y=[leaf[rows] for leaf in self.y],
@@ -113,7 +93,7 @@ class Problem:
             held=[leaf[rows] for leaf in self.held],
             image=self.image[rows],
             keys=[self.keys[i] for i in rows.tolist()],
-            stop=replace(self.stop, sigma=None if sigma is None else sigma[rows]),
+            sigma=self.sigma[rows],
         )
 
     def draw_keys(self, name: str, step: int = 0) -> list[tuple[int, int, str, int]]:
@@ -135,19 +115,34 @@ class Problem:
             count = count + m.flatten(1).sum(1)
         return total / count.clamp_min(1)
 
+    def rules(self) -> list[str]:
+        """Return the stopping rule of each row.
+
+        ``"discrepancy"`` where the noise level is known, ``"holdout"`` where entries are
+        held out, else ``"fixed"``.
+        """
+        return [
+            "discrepancy" if known else "holdout" if out else "fixed"
+            for known, out in zip(self.sigma.isfinite().tolist(), self._holds(), strict=True)
+        ]
+
     def criterion(self, predicted: Leaves, loss: Tensor) -> Tensor:
-        """Return what the stopping rule compares, per row (R,); lower is better."""
-        if self.stop.rule == "holdout":
-            return self.mean_square(predicted, self.held)
-        if self.stop.sigma is not None:
-            return self.mean_square(predicted, self.fit).sqrt() / self.stop.sigma
-        return loss
+        """Return what each row's rule compares, (R,); lower is better.
+
+        The residual in units of the noise level, the mean square on held-out entries, or
+        the loss.
+        """
+        held = torch.tensor(self._holds(), device=loss.device)
+        residual = self.mean_square(predicted, self.fit).sqrt() / self.sigma
+        found = torch.where(held, self.mean_square(predicted, self.held), loss)
+        return torch.where(self.sigma.isfinite(), residual, found)
 
     def finished(self, criterion: Tensor) -> Tensor:
-        """Return which rows may stop now, (R,) bool."""
-        if self.stop.rule == "discrepancy":
-            return criterion <= self.stop.tau
-        return torch.zeros_like(criterion, dtype=torch.bool)
+        """Return which rows may stop now, (R,) bool: those at the noise level."""
+        return self.sigma.isfinite() & (criterion <= 1)
+
+    def _holds(self) -> list[bool]:
+        return (sum(mask.flatten(1).sum(1) for mask in self.held) > 0).tolist()  # type: ignore[union-attr]
 
     def distance(self, predicted: Leaves) -> Tensor:
         """Return the perceptual distance of y and A x, per row (R,), 0 where there is none.
@@ -157,8 +152,7 @@ class Problem:
         if self.perceptual is None:
             return predicted[0].new_zeros(len(self))
         held, y = self.held[0], self.y[0]
-        seen = torch.where(held > 0, predicted[0].detach(), y) if self.stop.rule == "holdout" else y
-        return self.perceptual(predicted[0], seen)
+        return self.perceptual(predicted[0], torch.where(held > 0, predicted[0].detach(), y))
 
 
 def informative(forward: Forward, like: Leaves, image: Tensor) -> Leaves:
@@ -179,8 +173,8 @@ def informative(forward: Forward, like: Leaves, image: Tensor) -> Leaves:
 
 def split(
     masks: Leaves, keys: Sequence[int], complex_pairs: bool, fraction: float = HOLD_OUT
-) -> tuple[Leaves, Leaves] | None:
-    """Hold out some informative entries of each image, or return None if too few remain.
+) -> tuple[Leaves, Leaves]:
+    """Hold out some informative entries of each image, none where too few would remain.
 
     Parameters
     ----------
@@ -193,16 +187,21 @@ def split(
         together.
     fraction : float
         Share of entries held out.
+
+    Returns
+    -------
+    fit, held : list of Tensor
+        Masks of what the fit sees and of what is held out.
     """
-    remain = sum(mask.flatten(1).sum(1) for mask in masks) * (1 - fraction)
-    if float(torch.as_tensor(remain).min()) < LEAST_ENTRIES:
-        return None
+    count = torch.stack([mask.flatten(1).sum(1) for mask in masks]).sum(0)
+    enough = count * (1 - fraction) >= LEAST_ENTRIES
     fit, held = [], []
     for k, mask in enumerate(masks):
         pairs = complex_pairs and mask.ndim > 2 and mask.shape[1] == 2
         shape = mask[0, :1].shape if pairs else mask.shape[1:]
         chosen = [torch.rand(shape, generator=generator(seed, "holdout", k)) for seed in keys]
         out = (torch.stack(chosen) < fraction).to(mask) * mask
+        out = out * enough.view(-1, *[1] * (mask.ndim - 1))
         held.append(out)
         fit.append(mask - out)
     return fit, held

@@ -54,8 +54,8 @@ class Result:
         Seed of each image.
     perceptual : bool
         Whether a perceptual term was used.
-    stop : str
-        The stopping rule: ``"discrepancy"``, ``"holdout"`` or ``"fixed"``.
+    stop : list of str
+        The stopping rule of each image: ``"discrepancy"``, ``"holdout"`` or ``"fixed"``.
     solver : dict
         Its name and constants.
     prior : dict
@@ -74,7 +74,7 @@ class Result:
     seconds: float
     seed: list[int]
     perceptual: bool
-    stop: str
+    stop: list[str]
     solver: dict[str, Any] = field(default_factory=dict)
     prior: dict[str, Any] = field(default_factory=dict)
 

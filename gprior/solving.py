@@ -16,7 +16,7 @@ from gprior.initial import check_init, latents_of
 from gprior.loop import Outcome, Watch
 from gprior.priors import Prior
 from gprior.priors.prior import Label
-from gprior.problem import Perceptual, Problem, Stop, informative, perceptual_of, split
+from gprior.problem import Perceptual, Problem, informative, perceptual_of, split
 from gprior.result import Result, best_restart
 from gprior.solvers import Solver, find_solver
 
@@ -213,7 +213,7 @@ def _problem(
     if not all(leaf.requires_grad for leaf in measured):
         raise ValueError("A must be differentiable: no gradient passes from A(x) to x")
     masks = informative(forward, y, image)
-    rule, fit, held, sigma = _rule(stop, noise_std, forward, masks, seeds, prior)
+    fit, held, sigma = _rule(stop, noise_std, forward, masks, seeds, prior)
     rows = image.repeat_interleave(restarts)
     return Problem(
         prior=prior,
@@ -223,7 +223,7 @@ def _problem(
         held=[leaf[rows] for leaf in held],
         image=rows,
         keys=[(s, r) for s in seeds for r in range(restarts)],
-        stop=Stop(rule, None if sigma is None else sigma[rows]),
+        sigma=sigma[rows],
         perceptual=_perceptual(method, prior, forward, y),
     )
 
@@ -235,33 +235,36 @@ def _rule(
     masks: Leaves,
     seeds: list[int],
     prior: Prior,
-) -> tuple[str, Leaves, Leaves, Tensor | None]:
-    """Resolve the stopping rule: its name, fit and held-out masks, and sigma (B,)."""
+) -> tuple[Leaves, Leaves, Tensor]:
+    """Resolve the stopping rule: fit and held-out masks, and sigma (B,), NaN where unused."""
     if stop not in RULES:
         raise ValueError(f"stop must be one of {RULES}, got {stop!r}")
-    nothing = [torch.zeros_like(mask) for mask in masks]
+    B = len(seeds)
     known = forward.noise_std() if noise_std is None else torch.as_tensor(noise_std).flatten()
-    sigma = None
-    if known is not None:
-        if known.numel() not in (1, len(seeds)) or not bool(
-            (known > 0).all() & known.isfinite().all()
-        ):
-            raise ValueError(
-                f"noise_std must be positive, one or one per image ({len(seeds)}), got "
-                f"{known.tolist()}; leave it None where it is unknown"
-            )
-        sigma = known.to(prior.like).expand(len(seeds))
-    if stop == "discrepancy" and sigma is None:
+    if known is None:
+        known = torch.full((B,), torch.nan)
+    elif noise_std is not None and not bool((known > 0).all() & known.isfinite().all()):
+        raise ValueError(
+            f"noise_std must be positive and finite, got {known.tolist()}; leave it None where "
+            "it is unknown"
+        )
+    if known.numel() not in (1, B):
+        raise ValueError(f"noise_std must be one or one per image ({B}), got {known.numel()}")
+    sigma = torch.where(known > 0, known, torch.nan).to(prior.like).expand(B)
+    if stop == "discrepancy" and not bool(sigma.isfinite().all()):
         raise ValueError("stop='discrepancy' needs noise_std, or an A with Gaussian noise")
-    if sigma is not None and stop in ("auto", "discrepancy"):
-        return "discrepancy", masks, nothing, sigma
-    if stop in ("auto", "holdout"):
-        parts = split(masks, seeds, complex_pairs=prior.image_shape[0] == 2)
-        if parts is not None:
-            return "holdout", *parts, None
-        if stop == "holdout":
-            raise ValueError("stop='holdout' needs more entries in y: 200 must remain for the fit")
-    return "fixed", masks, nothing, None
+    if stop in ("holdout", "fixed"):
+        sigma = torch.full_like(sigma, torch.nan)
+    fit, held = split(masks, seeds, complex_pairs=prior.image_shape[0] == 2)
+    all_seen = sigma.isfinite() | (stop == "fixed")
+    for k, mask in enumerate(masks):
+        whole = all_seen.view(-1, *[1] * (mask.ndim - 1))
+        fit[k] = torch.where(whole, mask, fit[k])
+        held[k] = torch.where(whole, torch.zeros_like(mask), held[k])
+    out = torch.stack([mask.flatten(1).sum(1) for mask in held]).sum(0)
+    if stop == "holdout" and not bool((out > 0).all()):
+        raise ValueError("stop='holdout' needs more entries in y: 200 must remain for the fit")
+    return fit, held, sigma
 
 
 def _perceptual(method: Solver, prior: Prior, forward: Forward, y: Leaves) -> Perceptual | None:
@@ -308,8 +311,9 @@ def _run(
                     callback(step, row + at, loss, image)
 
             watch = Watch(bar.update, look)
+            part, own = problem.take(rows), None if c is None else c[rows]
             try:
-                parts.append(method.run(problem.take(rows), None if c is None else c[rows], watch))
+                parts.append(replace(method, max_batch=size).run(part, own, watch))
             except torch.cuda.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
@@ -347,7 +351,7 @@ def _result(
         seconds=seconds,
         seed=seeds,
         perceptual="perceptual" in kept.terms,
-        stop=problem.stop.rule,
+        stop=problem.rules()[::restarts],
         solver={"name": type(method).__name__.lower(), **method.constants()},
         prior={"name": prior.name, **prior.record},
     )

@@ -94,7 +94,7 @@ class BRGM(Solver):
                 "cosine": (self.cosine, lambda u, start: cosine_disagreement(u["w"])),
             },
         )
-        start, cost = starting_point(problem, objective, self.init, c)
+        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
         adam = Adam(self.lr * s)
         outcome = minimise(problem, WPlus(), objective, start, self.steps, adam, watch)
         outcome.evaluations += cost

@@ -63,7 +63,7 @@ class CSGM(Solver):
             fidelity=self.fidelity,
             regularizers={"latent": (self.latent, lambda u, start: u["z"].square().mean(1))},
         )
-        start, cost = starting_point(problem, objective, self.init, c)
+        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
         outcome = minimise(problem, Z(), objective, start, self.steps, Adam(self.lr), watch)
         outcome.evaluations += cost
         return outcome

@@ -98,7 +98,7 @@ class LBRGM(Solver):
                 "latent": (self.latent, lambda u, start: u["z"].square().mean(1)),
             },
         )
-        start, cost = starting_point(problem, objective, self.init, c)
+        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
         adam = Adam({"w": self.lr * s, "z": self.lr_z}, self.betas)
         space = WPlus() & Auxiliary("z")
         outcome = minimise(problem, space, objective, start, self.steps, adam, watch)
