@@ -118,12 +118,15 @@ class Forward:
         return bool(getattr(self.physics, "measurement_is_image", names & IMAGE_LIKE))
 
     def noise_std(self) -> Tensor | None:
-        """Return the standard deviation of A's Gaussian noise model, or None if unknown."""
+        """Return the standard deviation of A's Gaussian noise model, or None without one.
+
+        One for all images or one per image; 0 means unknown.
+        """
         model = getattr(self.physics, "noise_model", None)
         if model is None or type(model).__name__ != "GaussianNoise":
             return None
         sigma = torch.as_tensor(model.sigma, dtype=torch.float64).flatten()
-        return sigma if bool((sigma > 0).all()) else None
+        return sigma
 
     @torch.no_grad()
     def pseudo_inverse(self, y: Any) -> Tensor | None:
