@@ -1004,7 +1004,7 @@ def test_where_the_perceptual_term_applies(prior):
             torch.testing.assert_close(found.terms["perceptual"][0], 1.75 * total / unit)
         square = (A.A(found.x) - A.A(x)).square()
         if isinstance(A, Downsampling):
-            torch.testing.assert_close(found.terms["fidelity"][0], 1000.0 * square.mean())
+            torch.testing.assert_close(found.terms["fidelity"][0], 255**2 / 2 * square.mean())
         off = gprior.solve(A.A(x), A, prior, steps=2, perceptual=False)
         assert not off.perceptual and "perceptual" not in off.terms
 

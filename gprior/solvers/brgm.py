@@ -14,7 +14,7 @@ agreement across layers is a cosine similarity, both set by hand: what L-BRGM le
 Differs from the authors' code
 ------------------------------
 - Their λ_pix = 1e-3 acts on the mean over pixels in 0..255: 1e-3 · 255² = 65 on [0, 1];
-  the default is 1000 for the reasons given in `gprior.solvers.lbrgm`.
+  the default is 255² / 2 for the reasons given in `gprior.solvers.lbrgm`.
 - Their λ_vgg = 1e7 acts on the mean over about 8.0e6 VGG features: 1.25 LPIPS, 0.87 in
   our unit (see `gprior.solvers.lbrgm`).
 - Their λ_w = 100 divides by the squared norm of the whole vector, so that the term is
@@ -72,7 +72,7 @@ class BRGM(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"w"})
     steps: int = 500
     init: Init = "mean"
-    pixel: float = 1000.0
+    pixel: float = 255**2 / 2
     feature: float = 0.87
     gaussian: float = 0.195
     cosine: float = 3.0

@@ -15,8 +15,9 @@ Differs from the authors' code
 - Every term is a mean over its entries, as in their code (the paper writes sums).
   Their λ_pix = 2e-4 acts on pixels in 0..255: 2e-4 · 255² = 13.0 on [0, 1]. With it the
   VGG term carries the data, which the features of a small discriminator cannot do, and
-  a circulant or a sinogram has no such term at all. The default is 1000, that of a
-  Gaussian likelihood 1 / 2σ² at σ = 0.022; theirs is ``pixel=13.0``.
+  a circulant or a sinogram has no such term at all. The default is 1 / 2σ² at a σ of one
+  gray level of 8 bits, 255² / 2, and the stopping rule guards against overfitting;
+  theirs is ``pixel=13.0``.
 - Their λ_vgg = 2e7 acts on the mean over about 8.0e6 VGG features at 256 pixels whose
   sum of squares is LPIPS: 2.5 LPIPS, and with a median LPIPS of about 0.7 between two
   faces, 1.75 in our unit (the median between two samples of the prior).
@@ -74,7 +75,7 @@ class LBRGM(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
     steps: int = 500
     init: Init = "best-of:100"
-    pixel: float = 1000.0
+    pixel: float = 255**2 / 2
     feature: float = 1.75
     map: float = 6.0
     latent: float = 0.4
