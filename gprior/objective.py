@@ -12,9 +12,13 @@ from gprior.acquisition import Leaves
 from gprior.problem import Problem
 from gprior.space import Variables
 
-__all__ = ["Objective", "Terms"]
+__all__ = ["GRAY_LEVEL", "Objective", "Terms"]
 
 Terms = dict[str, Tensor]
+
+# 1 / 2 sigma^2 for a sigma of one gray level of 8 bits: the data weight where the noise level
+# is unknown. Where it is known, the discrepancy principle ends the fit in time.
+GRAY_LEVEL = 255**2 / 2
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def test_what_is_reported_is_what_is_returned(name, stop, prior, scene):
     else:
         seen = square.mean(1)
         criterion = square.mean(1).sqrt() / 0.3 if stop == "discrepancy" else result.loss
-    weight = {"lbrgm": 1000.0, "brgm": 1000.0, "csgm": 1000.0}[name]
+    weight = 255**2 / 2
     torch.testing.assert_close(result.terms["fidelity"], weight * seen)
     torch.testing.assert_close(result.criterion, criterion)
     for k in range(3):
@@ -511,7 +511,7 @@ def test_kinds_of_init(name, prior, scene):
     tensors = z if name == "csgm" else w
     expected = run(y, A, prior, name, init={"z": z, **({} if name == "csgm" else {"w": w})})
     start = prior(z)
-    first = 1000 * (A.A(start) - y).square().mean(1)
+    first = 255**2 / 2 * (A.A(start) - y).square().mean(1)
     assert (expected.history[:, 0] - first).abs().max() < 0.5 * first.min() + 20
 
     for init in (
@@ -605,7 +605,7 @@ def test_best_of_starts_at_the_best(prior, scene):
     every = []
     for k in range(20):
         z = prior.draw([(0, 0, "start", k)] * 4)
-        every.append(1000 * (A.A(prior(z)) - y).square().mean(1))
+        every.append(255**2 / 2 * (A.A(prior(z)) - y).square().mean(1))
     torch.testing.assert_close(best.loss, torch.stack(every).min(0).values)
 
 
@@ -753,7 +753,7 @@ def test_masked_pixels_are_no_information(prior):
         found = gprior.solve(y, A, prior, **options)
         same(gprior.solve(garbage, A, prior, **options), found)
         mean = ((found.x - y) * mask).square().sum((1, 2, 3)) / mask.sum()
-        torch.testing.assert_close(found.terms["fidelity"], 1000 * mean)
+        torch.testing.assert_close(found.terms["fidelity"], 255**2 / 2 * mean)
     torch.testing.assert_close(found.criterion, mean.sqrt() / 0.05)
 
 
@@ -763,7 +763,7 @@ def test_entries_that_vanish_for_negative_images_are_information(prior):
     y = A(prior.sample(1))
     found = gprior.solve(y, A, prior, "csgm", steps=2, stop="fixed")
     square = (A(found.x) - y).square().mean()
-    torch.testing.assert_close(found.terms["fidelity"][0], 1000 * square)
+    torch.testing.assert_close(found.terms["fidelity"][0], 255**2 / 2 * square)
     found = gprior.solve(y, lambda x: A(x).add(1e-3).sqrt().log(), prior, "csgm", steps=2)
     assert found.stop[0] == "holdout"
 
@@ -812,7 +812,7 @@ def test_complex_measurements(prior):
     x = prior.sample(2)
     options = {"steps": 5, "stop": "fixed", "init": "random"}
     found = gprior.solve(fourier(x), fourier, prior, "csgm", **options)
-    same(found, gprior.solve(parts(x), parts, prior, "csgm", fidelity=2000.0, **options))
+    same(found, gprior.solve(parts(x), parts, prior, "csgm", fidelity=255.0**2, **options))
     noisy = gprior.solve(fourier(x), fourier, prior, "csgm", noise_std=0.1, steps=2)
     square = (fourier(noisy.x) - fourier(x)).abs().square().mean((1, 2, 3))
     torch.testing.assert_close(noisy.criterion, square.sqrt() / 0.1)

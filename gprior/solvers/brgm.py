@@ -39,7 +39,7 @@ from torch import Tensor
 
 from gprior.initial import Init, starting_point
 from gprior.loop import Adam, Outcome, Watch, minimise
-from gprior.objective import Objective
+from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
 from gprior.solvers.solver import Solver
 from gprior.solvers.styles import spread
@@ -72,7 +72,7 @@ class BRGM(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"w"})
     steps: int = 500
     init: Init = "mean"
-    pixel: float = 255**2 / 2
+    pixel: float = GRAY_LEVEL
     feature: float = 0.87
     gaussian: float = 0.195
     cosine: float = 3.0

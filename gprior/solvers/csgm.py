@@ -10,8 +10,10 @@ of a generator but z, so it is what `gprior.solve` takes for priors without styl
 
 Differs from the authors' code
 ------------------------------
-- Means over entries instead of sums, with noise in pixel units; λ / λ_data is theirs
-  for their DCGAN on 64 pixels, 0.001 · 100 on the mean of z².
+- λ = 0.001 on the sum of 100 squares is theirs for their DCGAN: 0.1 on the mean of z².
+  Their A has entries of unit variance, so that their mean over measurements is a sum over
+  pixels, 4 · 12288 = 49152 times our mean over 64-pixel RGB images in [0, 1]; λ_data = 255² / 2
+  is of that order.
 - The best iterate by the stopping criterion is returned, not the last one of each
   restart; ``restarts`` is an argument of `gprior.solve`.
 - Images that do not fill the last batch are solved like all others.
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from gprior.initial import Init, starting_point
 from gprior.loop import Adam, Outcome, Watch, minimise
-from gprior.objective import Objective
+from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
 from gprior.solvers.solver import Solver
 from gprior.space import Z
@@ -53,7 +55,7 @@ class CSGM(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
     steps: int = 500
     init: Init = "random"
-    fidelity: float = 1000.0
+    fidelity: float = GRAY_LEVEL
     latent: float = 0.1
     lr: float = 0.1
 

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from gprior.initial import Init, starting_point
 from gprior.loop import Adam, Outcome, Watch, minimise
-from gprior.objective import Objective
+from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
 from gprior.solvers.solver import Solver
 from gprior.solvers.styles import spread
@@ -75,7 +75,7 @@ class LBRGM(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
     steps: int = 500
     init: Init = "best-of:100"
-    pixel: float = 255**2 / 2
+    pixel: float = GRAY_LEVEL
     feature: float = 1.75
     map: float = 6.0
     latent: float = 0.4
