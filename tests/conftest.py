@@ -1,6 +1,7 @@
 """Shared test settings: one thread, slow tests only when asked for, and tiny priors."""
 
 import functools
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# A shell that runs the suite in the background has interrupts ignored, also by its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

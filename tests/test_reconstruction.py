@@ -128,7 +128,7 @@ def test_noise_is_the_stopping_rule_and_seed_and_label_arrive(options, truth, tm
     given = options(noise=0.05, seed=4, label=2, restarts=2)
     run(tmp_path / "y.npy", tmp_path / "out", given)
     facts = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert facts["stop"] == "discrepancy"
+    assert facts["stop"] == ["discrepancy", "discrepancy"]
     assert facts["seed"] == [4, 4] and facts["label"] == [2, 2]
     assert facts["solver"]["steps"] == 1
     assert facts["evaluations"][0] == pytest.approx(2 * (1 + 1 / 3))
