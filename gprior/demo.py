@@ -67,7 +67,7 @@ class Size:
         Of the total variation.
     """
 
-    steps: int = 250
+    steps: int = 200
     images: int = 4
     tv_steps: int = 200
 
@@ -249,7 +249,7 @@ def _failures(records: Sequence[dict[str, Any]]) -> Table:
             for r in own
             if r["psnr"] < max(r["psnr_baseline"], r["psnr_tv"])
         ]
-        rows.append([domain, f"{len(lost)} of {len(own)}", "; ".join(lost)])
+        rows.append([domain, f"{len(lost)} of {len(own)}", "; ".join(lost) or "none"])
     return Table("Where the method failed: worse than A⁺ or TV", [], rows)
 
 

@@ -242,6 +242,7 @@ table th:first-child,table td:first-child{padding-left:0;text-align:left}
 .facts{font-size:13px}
 .facts td{vertical-align:top;overflow-wrap:anywhere}
 .facts td:first-child{color:var(--dim);white-space:nowrap}
+.facts td:nth-child(2){min-width:6em}
 tbody tr:hover{background:var(--soft)}
 .scales{display:flex;gap:32px;color:var(--dim);font-size:13px}
 .scales i{display:inline-block;width:140px;height:10px;margin:0 4px;border:1px solid var(--line);
