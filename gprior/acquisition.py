@@ -125,8 +125,7 @@ class Forward:
         model = getattr(self.physics, "noise_model", None)
         if model is None or type(model).__name__ != "GaussianNoise":
             return None
-        sigma = torch.as_tensor(model.sigma, dtype=torch.float64).flatten()
-        return sigma
+        return torch.as_tensor(model.sigma, dtype=torch.float64).flatten()
 
     @torch.no_grad()
     def pseudo_inverse(self, y: Any) -> Tensor | None:
