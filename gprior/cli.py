@@ -209,7 +209,7 @@ def train(
     resolution: Annotated[int, typer.Option(metavar="N", help="Side in pixels.")] = 64,
     channels: Annotated[int, typer.Option(metavar="N", help="1 gray, 3 colour.")] = 1,
     count: Annotated[int, typer.Option(metavar="N", help="Phantoms drawn.")] = 30000,
-    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.")] = 5000,
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.")] = 7500,
     batch: Annotated[int, typer.Option(metavar="N", help="Images per step.")] = 16,
     lr: Annotated[float, typer.Option(metavar="X", help="Adam's rate.")] = 0.002,
     gamma: Annotated[float, typer.Option(metavar="X", help="Weight of R1.")] = 0.1,

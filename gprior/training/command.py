@@ -49,7 +49,7 @@ class Options:
     resolution: int = 64
     channels: int = 1
     count: int = 30000
-    steps: int = 5000
+    steps: int = 7500
     batch: int = 16
     lr: float = 0.002
     gamma: float = 0.1

@@ -52,7 +52,7 @@ class Settings:
         Seed of initial weights and of every draw.
     """
 
-    steps: int = 5000
+    steps: int = 7500
     batch: int = 16
     lr: float = 0.002
     r1_gamma: float = 0.1
