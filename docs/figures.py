@@ -65,7 +65,7 @@ def curve(facts: dict[str, Any]) -> Any:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
-    points = [(point["step"], point["frechet"]) for point in facts["curve"]]
+    points = [(p["step"], p["frechet"]) for p in facts["curve"] if "frechet" in p]
     if points:
         axis.semilogy(*zip(*points, strict=True), color="C0", label="samples")
     if facts["frechet_real"] is not None:
