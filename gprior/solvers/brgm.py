@@ -37,8 +37,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.initial import Init, starting_point
-from gprior.loop import Adam, Outcome, Watch, minimise
+from gprior.initial import Init
+from gprior.loop import Adam, Outcome, Watch
 from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
 from gprior.solvers.solver import Solver
@@ -94,11 +94,7 @@ class BRGM(Solver):
                 "cosine": (self.cosine, lambda u, start: cosine_disagreement(u["w"])),
             },
         )
-        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
-        adam = Adam(self.lr * s)
-        outcome = minimise(problem, WPlus(), objective, start, self.steps, adam, watch)
-        outcome.evaluations += cost
-        return outcome
+        return self.search(problem, c, watch, WPlus(), objective, Adam(self.lr * s))
 
 
 def cosine_disagreement(w: Tensor) -> Tensor:

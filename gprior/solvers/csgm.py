@@ -26,8 +26,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init, starting_point
-from gprior.loop import Adam, Outcome, Watch, minimise
+from gprior.initial import Init
+from gprior.loop import Adam, Outcome, Watch
 from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
 from gprior.solvers.solver import Solver
@@ -65,7 +65,4 @@ class CSGM(Solver):
             fidelity=self.fidelity,
             regularizers={"latent": (self.latent, lambda u, start: u["z"].square().mean(1))},
         )
-        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
-        outcome = minimise(problem, Z(), objective, start, self.steps, Adam(self.lr), watch)
-        outcome.evaluations += cost
-        return outcome
+        return self.search(problem, c, watch, Z(), objective, Adam(self.lr))

@@ -38,8 +38,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init, starting_point
-from gprior.loop import Adam, Outcome, Watch, minimise
+from gprior.initial import Init
+from gprior.loop import Adam, Outcome, Watch
 from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
 from gprior.solvers.solver import Solver
@@ -99,9 +99,5 @@ class LBRGM(Solver):
                 "latent": (self.latent, lambda u, start: u["z"].square().mean(1)),
             },
         )
-        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
         adam = Adam({"w": self.lr * s, "z": self.lr_z}, self.betas)
-        space = WPlus() & Auxiliary("z")
-        outcome = minimise(problem, space, objective, start, self.steps, adam, watch)
-        outcome.evaluations += cost
-        return outcome
+        return self.search(problem, c, watch, WPlus() & Auxiliary("z"), objective, adam)

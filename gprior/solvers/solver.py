@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init, tried
-from gprior.loop import Outcome, Watch
+from gprior.initial import Init, starting_point, tried
+from gprior.loop import Adam, Outcome, Watch, minimise
+from gprior.objective import Objective
 from gprior.problem import Problem
+from gprior.space import Space
 
 __all__ = ["Solver"]
 
@@ -56,6 +58,21 @@ class Solver:
             Progress and callback.
         """
         raise NotImplementedError
+
+    def search(
+        self,
+        problem: Problem,
+        c: Tensor | None,
+        watch: Watch,
+        space: Space,
+        objective: Objective,
+        adam: Adam,
+    ) -> Outcome:
+        """Minimise the objective over the space, from where `init` says."""
+        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
+        outcome = minimise(problem, space, objective, start, self.steps, adam, watch)
+        outcome.evaluations += cost
+        return outcome
 
     def cost(self, classes: int) -> float:
         """Return the evaluations of one restart of one image."""
