@@ -8,6 +8,7 @@ Writes ``_static/first.png`` (the example of the first page), and for the model 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 import gprior
+from gprior.scores import scores
+from gprior.training.pictures import draw_curve
 
 HERE = Path(__file__).parent
 SIZE = 1.5  # inches per image
@@ -37,19 +40,14 @@ def panel(rows: list[Tensor], titles: list[str]) -> Any:
     return figure
 
 
-def psnr(x: Tensor, truth: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each image in dB, (B,)."""
-    return -10 * torch.log10((x.clamp(0, 1) - truth).square().mean((1, 2, 3)))
-
-
 def first(prior: gprior.priors.Prior) -> Any:
     """Run the example of the first page on five images."""
     truth = prior.sample(5, seed=1).clamp(0, 1)
     A = gprior.operators.PartialCirculant(prior.image_shape, m=400, seed=0)
     y = A(truth)
     result = gprior.solve(y, A, prior)
-    print("median PSNR: A^T y", float(psnr(A.A_dagger(y), truth).median().round(decimals=1)))
-    print("median PSNR: gprior", float(psnr(result.x, truth).median().round(decimals=1)))
+    for name, x in (("A^T y", A.A_dagger(y)), ("gprior", result.x)):
+        print(f"median PSNR: {name} {statistics.median(scores(x, truth)[0]):.1f}")
     return panel([truth, A.A_dagger(y), result.x], ["truth", "pseudo-inverse", "gprior.solve"])
 
 
@@ -60,23 +58,6 @@ def samples(prior: gprior.priors.Prior) -> Any:
     return panel(rows, names)
 
 
-def curve(facts: dict[str, Any]) -> Any:
-    """Show the Fréchet distance over the steps of training, beside real against real."""
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
-    points = [(p["step"], p["frechet"]) for p in facts["curve"] if "frechet" in p]
-    if points:
-        axis.semilogy(*zip(*points, strict=True), color="C0", label="samples")
-    if facts["frechet_real"] is not None:
-        axis.axhline(facts["frechet_real"], color="C2", ls="--", label="real against real")
-    axis.set(xlabel="training step", ylabel="Fréchet distance to held-out phantoms")
-    axis.grid(alpha=0.3)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend()
-    return figure
-
-
 def main() -> None:
     """Draw every picture."""
     import matplotlib
@@ -85,7 +66,9 @@ def main() -> None:
     torch.set_num_threads(1)
     prior = gprior.load_prior("phantom-64")
     card = HERE / "model_card"
-    curve(json.loads((card / "phantom-64.json").read_text())).savefig(card / "curve.png", dpi=110)
+    facts = json.loads((card / "phantom-64.json").read_text())
+    points = [point for point in facts["curve"] if "frechet" in point]
+    draw_curve(card / "curve.png", points, facts["frechet_real"])
     samples(prior).savefig(card / "samples.png", dpi=80)
     first(prior).savefig(HERE / "_static" / "first.png", dpi=100)
 

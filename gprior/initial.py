@@ -146,7 +146,7 @@ def _mean(problem: Problem, c: Tensor | None) -> Variables:
     if "w" not in prior.inputs:
         shape = prior.draw(problem.draw_keys("start")[:1])
         return _complete(prior, torch.zeros_like(shape).expand(len(problem), -1), c)
-    mean = prior.w_avg.expand(len(problem), -1) if c is None else c @ prior.w_avg
+    mean = prior.mean_style(c).expand(len(problem), -1)
     draws = [_draw(problem, c, k) for k in range(NEAREST)]
     far = torch.stack([(d["w"][:, 0] - mean).square().sum(1) for d in draws])
     nearest = _pick(draws, far.argmin(0))

@@ -194,9 +194,8 @@ def minimise(
             image = own.prior(**space.decode(variables, begin))
             predicted = own.measure(image)
             loss = total(objective(own, variables, begin, predicted))
-            grads = dict(
-                zip(variables, torch.autograd.grad(loss.sum(), list(variables.values())))  # noqa: B905
-            )
+            slopes = torch.autograd.grad(loss.sum(), list(variables.values()))
+        grads = dict(zip(variables, slopes, strict=True))
         loss, predicted = loss.detach(), [p.detach() for p in predicted]
         criterion = own.criterion(predicted, loss)
         spent[rows.cpu()] += 1

@@ -44,7 +44,8 @@ class Objective:
         """Return the weighted terms that look at y, each (R,)."""
         terms = {"fidelity": self.fidelity * problem.mean_square(predicted, problem.fit)}
         if problem.perceptual is not None and self.perceptual:
-            terms["perceptual"] = self.perceptual * problem.distance(predicted)
+            distance = problem.perceptual(predicted[0], problem.seen(predicted[0]))
+            terms["perceptual"] = self.perceptual * distance
         return terms
 
     def __call__(

@@ -107,13 +107,11 @@ class Problem:
     def mean_square(self, predicted: Leaves, masks: Leaves) -> Tensor:
         """Return the mean of ``|y - A x|^2`` over the entries of a mask, per row (R,)."""
         total = torch.zeros((), dtype=self.y[0].real.dtype, device=self.image.device)
-        count = torch.zeros_like(total)
         for p, y, m in zip(predicted, self.y, masks, strict=True):
             d = p - y
             square = torch.view_as_real(d).square().sum(-1) if d.is_complex() else d.square()
             total = total + (square * m).flatten(1).sum(1)
-            count = count + m.flatten(1).sum(1)
-        return total / count.clamp_min(1)
+        return total / entries(masks).clamp_min(1)
 
     def rules(self) -> list[str]:
         """Return the stopping rule of each row.
@@ -123,7 +121,7 @@ class Problem:
         """
         return [
             "discrepancy" if known else "holdout" if out else "fixed"
-            for known, out in zip(self.sigma.isfinite().tolist(), self._holds(), strict=True)
+            for known, out in zip(self.sigma.isfinite(), entries(self.held), strict=True)
         ]
 
     def criterion(self, predicted: Leaves, loss: Tensor) -> Tensor:
@@ -132,27 +130,22 @@ class Problem:
         The residual in units of the noise level, the mean square on held-out entries, or
         the loss.
         """
-        held = torch.tensor(self._holds(), device=loss.device)
         residual = self.mean_square(predicted, self.fit).sqrt() / self.sigma
-        found = torch.where(held, self.mean_square(predicted, self.held), loss)
+        found = torch.where(entries(self.held) > 0, self.mean_square(predicted, self.held), loss)
         return torch.where(self.sigma.isfinite(), residual, found)
 
     def finished(self, criterion: Tensor) -> Tensor:
         """Return which rows may stop now, (R,) bool: those at the noise level."""
         return self.sigma.isfinite() & (criterion <= 1)
 
-    def _holds(self) -> list[bool]:
-        return (sum(mask.flatten(1).sum(1) for mask in self.held) > 0).tolist()  # type: ignore[union-attr]
+    def seen(self, predicted: Tensor) -> Tensor:
+        """Return y (R, ...), held-out entries replaced by their prediction to stay unseen."""
+        return torch.where(self.held[0] > 0, predicted.detach(), self.y[0])
 
-    def distance(self, predicted: Leaves) -> Tensor:
-        """Return the perceptual distance of y and A x, per row (R,), 0 where there is none.
 
-        Held-out entries of y are replaced by their prediction, so that they stay unseen.
-        """
-        if self.perceptual is None:
-            return predicted[0].new_zeros(len(self))
-        held, y = self.held[0], self.y[0]
-        return self.perceptual(predicted[0], torch.where(held > 0, predicted[0].detach(), y))
+def entries(masks: Leaves) -> Tensor:
+    """Return how many entries the masks of each row hold, (R,)."""
+    return torch.stack([mask.flatten(1).sum(1) for mask in masks]).sum(0)
 
 
 def informative(forward: Forward, like: Leaves, image: Tensor) -> Leaves:
@@ -172,7 +165,11 @@ def informative(forward: Forward, like: Leaves, image: Tensor) -> Leaves:
 
 
 def split(
-    masks: Leaves, keys: Sequence[int], complex_pairs: bool, fraction: float = HOLD_OUT
+    masks: Leaves,
+    keys: Sequence[int],
+    complex_pairs: bool,
+    wanted: Tensor | None = None,
+    fraction: float = HOLD_OUT,
 ) -> tuple[Leaves, Leaves]:
     """Hold out some informative entries of each image, none where too few would remain.
 
@@ -185,6 +182,8 @@ def split(
     complex_pairs : bool
         Whether the two channels of a leaf (B, 2, ...) are a complex number: both stay
         together.
+    wanted : Tensor, optional
+        Images to do so for, (B,) bool; None for all.
     fraction : float
         Share of entries held out.
 
@@ -193,8 +192,9 @@ def split(
     fit, held : list of Tensor
         Masks of what the fit sees and of what is held out.
     """
-    count = torch.stack([mask.flatten(1).sum(1) for mask in masks]).sum(0)
-    enough = count * (1 - fraction) >= LEAST_ENTRIES
+    enough = entries(masks) * (1 - fraction) >= LEAST_ENTRIES
+    if wanted is not None:
+        enough = enough & wanted
     fit, held = [], []
     for k, mask in enumerate(masks):
         pairs = complex_pairs and mask.ndim > 2 and mask.shape[1] == 2

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from gprior.acquisition import Forward, Leaves, as_leaves
+from gprior.features import median_distance
 from gprior.initial import check_init, latents_of
 from gprior.loop import Outcome, Watch
 from gprior.priors import Prior
 from gprior.priors.prior import Label
-from gprior.problem import Perceptual, Problem, informative, perceptual_of, split
+from gprior.problem import Perceptual, Problem, entries, informative, perceptual_of, split
 from gprior.result import Result, best_restart
 from gprior.solvers import Solver, find_solver
 
@@ -123,7 +124,7 @@ def solve(
     if not isinstance(restarts, int) or restarts < 1:
         raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
     leaves, B = _measurements(y, prior)
-    free = prior.c_dim if prior.c_dim and label is None else 1
+    free = max(prior.c_dim, 1) if label is None else 1
     if budget is not None:
         if "steps" in constants:
             raise ValueError("give either budget or steps, not both")
@@ -134,11 +135,9 @@ def solve(
     forward = Forward(A, prior.image_shape, prior.like, B, per_image)
     seeds = _seeds(seed, B)
     problem = _problem(leaves, forward, prior, method, seeds, restarts, stop, noise_std)
-    c = prior.classes(label, B) if prior.c_dim and label is not None else None
+    c = None if label is None else prior.classes(label, B)
     if c is not None:
         c = c.repeat_interleave(restarts, 0)
-    elif label is not None:
-        prior.classes(label, B)
 
     latents = latents_of(method.init, lambda: _guess(forward, leaves, prior), B)
     outcome = _run(problem, replace(method, init=latents), c, progress, callback)
@@ -255,14 +254,9 @@ def _rule(
         raise ValueError("stop='discrepancy' needs noise_std, or an A with Gaussian noise")
     if stop in ("holdout", "fixed"):
         sigma = torch.full_like(sigma, torch.nan)
-    fit, held = split(masks, seeds, complex_pairs=prior.image_shape[0] == 2)
-    all_seen = sigma.isfinite() | (stop == "fixed")
-    for k, mask in enumerate(masks):
-        whole = all_seen.view(-1, *[1] * (mask.ndim - 1))
-        fit[k] = torch.where(whole, mask, fit[k])
-        held[k] = torch.where(whole, torch.zeros_like(mask), held[k])
-    out = torch.stack([mask.flatten(1).sum(1) for mask in held]).sum(0)
-    if stop == "holdout" and not bool((out > 0).all()):
+    wanted = sigma.isnan() & (stop != "fixed")
+    fit, held = split(masks, seeds, prior.image_shape[0] == 2, wanted)
+    if stop == "holdout" and not bool((entries(held) > 0).all()):
         raise ValueError("stop='holdout' needs more entries in y: 200 must remain for the fit")
     return fit, held, sigma
 
@@ -278,8 +272,6 @@ def _perceptual(method: Solver, prior: Prior, forward: Forward, y: Leaves) -> Pe
         raise ValueError("perceptual needs a measurement that is one batch of images")
     own = perceptual_of(prior)
     if callable(wanted):
-        from gprior.features import median_distance
-
         return Perceptual(wanted, median_distance(wanted, prior.sample(400)), lambda x: x)
     if own is None and wanted:
         raise ValueError(
@@ -304,9 +296,9 @@ def _run(
     with tqdm(total=total, disable=not progress, unit="step", smoothing=0.05) as bar:
         while at < R:
             rows = torch.arange(at, min(at + size, R), device=problem.image.device)
-            first, before = at, bar.n
+            before = bar.n
 
-            def look(step: int, row: Tensor, loss: Tensor, image: Tensor, at: int = first) -> None:
+            def look(step: int, row: Tensor, loss: Tensor, image: Tensor, at: int = at) -> None:
                 if callback is not None:
                     callback(step, row + at, loss, image)
 

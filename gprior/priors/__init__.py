@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gprior.priors.adapt import AdaptedPrior
 from gprior.priors.discriminator import Discriminator
-from gprior.priors.native import load_native, looks_native, save_native
+from gprior.priors.native import load_native, save_native
 from gprior.priors.prior import Prior
 from gprior.priors.stylegan2 import StyleGAN2
 
@@ -83,11 +83,6 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     torch.Size([2, 1, 64, 64])
     """
     path = find(path_or_name)
-    if not looks_native(path):
-        raise ValueError(
-            f"{path} is not a checkpoint that gprior reads: its native format is .safetensors, "
-            "as `gprior train` and gprior.priors.save_prior write it"
-        )
     prior = load_native(path)
     prior.name = path.stem if path.parent == WEIGHTS else str(path)
     return prior.to(device)

@@ -7,7 +7,7 @@ import json
 import torch
 
 from gprior.priors import find
-from gprior.priors.native import digest, header, looks_native
+from gprior.priors.native import digest, header
 from gprior.priors.stylegan2 import StyleGAN2
 
 __all__ = ["describe"]
@@ -39,11 +39,6 @@ def describe(path_or_name: str) -> str:
     images        1 x 64 x 64, in [0, 1]
     """
     path = find(path_or_name)
-    if not looks_native(path):
-        raise ValueError(
-            f"{path} is not a checkpoint that gprior reads: its native format is .safetensors, "
-            "as `gprior train` writes it"
-        )
     meta, _ = header(path)
     with torch.device("meta"):  # shapes without memory
         generator = StyleGAN2(**meta["generator"])

@@ -68,6 +68,11 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
         If the file is no native checkpoint, is cut short, or its shapes are not those
         of the architecture that it names.
     """
+    if not looks_native(path):
+        raise ValueError(
+            f"{path} is not a checkpoint that gprior reads: its native format is .safetensors, "
+            "as `gprior train` and gprior.priors.save_prior write it"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -61,6 +61,10 @@ class Prior(nn.Module):
         """Mean style: (w_dim,), or (c_dim, w_dim) where there are classes; needs ``"w"``."""
         raise NotImplementedError(f"{type(self).__name__} has no W space")
 
+    def mean_style(self, c: Tensor | None) -> Tensor:
+        """Return the mean style of each class vector (n, c_dim), or (w_dim,) without classes."""
+        return self.w_avg if c is None else c.to(self.w_avg) @ self.w_avg
+
     def mapping(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Map latents (B, z_dim) to one style per layer (B, num_ws, w_dim); needs ``"w"``."""
         raise NotImplementedError(f"{type(self).__name__} has no W space")

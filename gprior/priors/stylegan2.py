@@ -260,7 +260,7 @@ class StyleGAN2(Prior):
         ws = w[:, None].expand(-1, self.num_ws, -1)
         if truncation_psi == 1:
             return ws
-        mean = (self.w_avg if c is None else c.to(self.w_avg) @ self.w_avg).expand_as(w)[:, None]
+        mean = self.mean_style(c).expand_as(w)[:, None]
         cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
         return torch.cat([mean + truncation_psi * (ws[:, :cut] - mean), ws[:, cut:]], 1)
 

@@ -83,7 +83,7 @@ class BRGM(Solver):
         prior, s = problem.prior, spread(problem.prior)
 
         def gaussian(u: Variables, start: Variables) -> Tensor:
-            mean = start["c"] @ prior.w_avg if "c" in start else prior.w_avg.expand(len(u["w"]), -1)
+            mean = prior.mean_style(start.get("c")).expand(len(u["w"]), -1)
             return ((u["w"] - mean[:, None]) / s).square().mean((1, 2))
 
         objective = Objective(

@@ -12,6 +12,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -186,16 +187,17 @@ class Trainer:
 
     def frechet(self) -> float:
         """Distance of the averaged generator's samples to held-out images."""
-        held_out = self.data.held_out
-        samples = self.ema.sample(len(held_out)).clamp(0, 1)
-        return frechet_distance(random_features(samples), random_features(held_out / 255))
+        samples = self.ema.sample(len(self.data.held_out)).clamp(0, 1)
+        return frechet_distance(random_features(samples), self._held_out_features)
 
     def frechet_real(self) -> float:
         """Distance of as many training images to held-out images: the value to compare with."""
-        n = len(self.data.held_out)
-        return frechet_distance(
-            random_features(self.data.images[:n] / 255), random_features(self.data.held_out / 255)
-        )
+        images = self.data.images[: len(self.data.held_out)]
+        return frechet_distance(random_features(images / 255), self._held_out_features)
+
+    @cached_property
+    def _held_out_features(self) -> Tensor:
+        return random_features(self.data.held_out / 255)
 
     @torch.no_grad()
     def finish(self) -> StyleGAN2:
