@@ -9,16 +9,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from gprior.acquisition import Leaves
 from gprior.objective import Objective, Terms, total
 from gprior.problem import Problem
-from gprior.space import Space, Variables, detach, take
+from gprior.randomness import normal
+from gprior.space import Moment, Space, Variables, detach, inputs_of, take
 
-__all__ = ["Adam", "Outcome", "Watch", "minimise"]
+__all__ = ["Adam", "Optimizer", "Outcome", "Watch", "minimise"]
+
+
+class Optimizer(Protocol):
+    """A rule that moves variables down their gradients, row by row."""
+
+    def step(
+        self, variables: Variables, grads: Variables, state: dict[str, Variables], t: float
+    ) -> Variables:
+        """Return the next variables and update ``state``, at the fraction t of the run."""
+
+    def fresh(self, variables: Variables) -> dict[str, Variables]:
+        """Return the state before the first step, every entry (R, ...)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Adam:
     Attributes
     ----------
     lr : float or mapping
-        Step size, or one per variable.
+        Step size, or one per variable (by its name up to the first dot).
     betas : (float, float)
         Decay of the two moments.
     schedule : callable
@@ -52,13 +66,11 @@ class Adam:
             m, v, g = state["m"][name], state["v"][name], grads[name]
             m.mul_(b1).add_(g, alpha=1 - b1)
             v.mul_(b2).addcmul_(g, g, value=1 - b2)
-            lr = self.lr if isinstance(self.lr, (int, float)) else self.lr[name]
             ahead = (m / (1 - b1**n)) / ((v / (1 - b2**n)).sqrt() + self.eps)
-            moved[name] = x.detach() - lr * self.schedule(t) * ahead
+            moved[name] = x.detach() - rate(self.lr, name) * self.schedule(t) * ahead
         return moved
 
-    @staticmethod
-    def fresh(variables: Variables) -> dict[str, Variables]:
+    def fresh(self, variables: Variables) -> dict[str, Variables]:
         """Return zero moments and counts for these rows."""
         first = next(iter(variables.values()))
         return {
@@ -66,6 +78,11 @@ class Adam:
             "v": {k: torch.zeros_like(v) for k, v in variables.items()},
             "count": {"n": torch.zeros(len(first), dtype=first.dtype, device=first.device)},
         }
+
+
+def rate(lr: float | Mapping[str, float], name: str) -> float:
+    """Return the step size of a variable."""
+    return lr if isinstance(lr, (int, float)) else lr[name.split(".")[0]]
 
 
 @dataclass
@@ -106,6 +123,8 @@ class Outcome:
         Forward and backward passes per row (R,); a forward alone counts 1/3.
     start : dict
         Where each row started, with the class ``c`` where there are classes.
+    diagnostics : dict
+        What the space says about the code, each (R,).
     """
 
     code: Variables
@@ -117,6 +136,12 @@ class Outcome:
     reason: list[str]
     evaluations: Tensor
     start: Variables
+    diagnostics: Variables
+
+    @property
+    def done(self) -> Tensor:
+        """Rows that stopped before their steps were over, (R,) bool."""
+        return torch.tensor([r != "steps" for r in self.reason], device=self.loss.device)
 
     def take(self, rows: Tensor) -> Outcome:
         """Return some of the rows."""
@@ -150,8 +175,9 @@ def minimise(
     objective: Objective,
     start: Variables,
     steps: int,
-    adam: Adam,
+    optimizer: Optimizer,
     watch: Watch | None = None,
+    earlier: Outcome | None = None,
 ) -> Outcome:
     """Minimise the objective over the space, each row for itself.
 
@@ -167,10 +193,13 @@ def minimise(
         Starting point (R, ...), see `Space.initial`.
     steps : int
         Iterates to evaluate; the best by the problem's criterion is returned.
-    adam : Adam
-        Step sizes.
+    optimizer : Optimizer
+        How to step.
     watch : Watch, optional
         Progress and callback.
+    earlier : Outcome, optional
+        The stage before: rows that it stopped take no more steps, and its history and
+        evaluations are included.
 
     Returns
     -------
@@ -178,25 +207,36 @@ def minimise(
         All values are those of the returned iterate, evaluated once more.
     """
     R, watch = len(problem), watch or Watch()
-    variables = space.project(space.initial(problem.prior, start))
+    before = 0 if earlier is None else earlier.history.shape[1]
+    variables = space.initial(problem.prior, start, moment(problem, before, 0.0))
+    start = {**start, **{f"first.{k}": v.detach().clone() for k, v in variables.items()}}
+    variables = space.project(variables, start, 0.0)
     best = {k: v.detach().clone() for k, v in variables.items()}
     first = next(iter(variables.values()))
     record = torch.full((R,), torch.inf, dtype=first.dtype, device=first.device)
     history = torch.full((R, steps), torch.nan, dtype=first.dtype)
-    reason = ["steps"] * R
+    reason = ["steps"] * R if earlier is None else list(earlier.reason)
     spent = torch.zeros(R, dtype=torch.float64)
     rows, own, begin = torch.arange(R, device=first.device), problem, start
-    state = Adam.fresh(variables)
+    state = optimizer.fresh(variables)
 
+    def leave(leaving: Tensor) -> bool:
+        """Let some of the running rows go; return whether any are left."""
+        nonlocal rows, own, begin, variables, state
+        if bool(leaving.any()):
+            stay = (~leaving).nonzero()[:, 0]
+            rows, own, begin = rows[stay], own.take(stay), take(begin, stay)
+            variables = take(variables, stay)
+            state = {k: take(v, stay) for k, v in state.items()}
+        return len(rows) > 0
+
+    running = earlier is None or leave(earlier.done)
     for i in range(steps):
+        if not running:
+            break
+        at = moment(own, before + i, i / steps)
         variables = detach(variables, grad=True)
-        with torch.enable_grad():
-            image = own.prior(**space.decode(variables, begin))
-            predicted = own.measure(image)
-            loss = total(objective(own, variables, begin, predicted))
-            slopes = torch.autograd.grad(loss.sum(), list(variables.values()))
-        grads = dict(zip(variables, slopes, strict=True))
-        loss, predicted = loss.detach(), [p.detach() for p in predicted]
+        image, predicted, loss, grads = descend(own, space, objective, variables, begin, at)
         criterion = own.criterion(predicted, loss)
         spent[rows.cpu()] += 1
         history[rows.cpu(), i] = loss.cpu()
@@ -208,7 +248,7 @@ def minimise(
 
         watch.tick(len(rows))
         if watch.look is not None:
-            watch.look(i, rows, loss, image.detach())
+            watch.look(before + i, rows, loss, image)
         broken = ~(loss.isfinite() & _finite(grads))
         done = own.finished(criterion) & ~broken
         for row in rows[done].tolist():
@@ -217,29 +257,53 @@ def minimise(
             reason[row] = "non-finite"
         if i == steps - 1:
             break
-        variables = adam.step(variables, grads, state, (i + 1) / steps)
-        variables = space.project(variables)
-        leaving = done | broken
-        if bool(leaving.any()):
-            stay = (~leaving).nonzero()[:, 0]
-            if not len(stay):
-                break
-            rows, own, begin = rows[stay], own.take(stay), take(begin, stay)
-            variables = take(variables, stay)
-            state = {k: take(v, stay) for k, v in state.items()}
-    if "non-finite" in reason:
-        count = reason.count("non-finite")
+        t = (i + 1) / steps
+        variables = space.project(optimizer.step(variables, grads, state, t), begin, t)
+        running = leave(done | broken)
+    lost = reason.count("non-finite") - (earlier.reason.count("non-finite") if earlier else 0)
+    if lost:
         warnings.warn(
-            f"{count} of {R} rows met a non-finite value and returned their last good iterate; "
+            f"{lost} of {R} rows met a non-finite value and returned their last good iterate; "
             "a smaller lr usually prevents it",
             RuntimeWarning,
             stacklevel=2,
         )
-    return _evaluate(problem, space, objective, best, start, history, reason, spent)
+    if earlier is not None:
+        history = torch.cat([earlier.history, history], 1)
+        spent = spent + earlier.evaluations
+    return evaluate(problem, space, objective, best, start, history, reason, spent)
+
+
+def moment(problem: Problem, step: int, t: float) -> Moment:
+    """Return a step of the search, with draws from the keys of these rows."""
+
+    def draw(name: str, shape: Sequence[int]) -> Tensor:
+        return normal(problem.draw_keys(name, step), shape, problem.prior.like)
+
+    return Moment(t, draw)
+
+
+def descend(
+    problem: Problem,
+    space: Space,
+    objective: Objective,
+    variables: Variables,
+    start: Variables,
+    at: Moment,
+) -> tuple[Tensor, Leaves, Tensor, Variables]:
+    """Return image, measurements, loss (R,) and gradients at variables that ask for them."""
+    with torch.enable_grad():
+        inputs = space.decode(variables, start, at)
+        image = problem.prior(**inputs)
+        predicted = problem.measure(image)
+        loss = total(objective(problem, variables, start, inputs, predicted))
+        slopes = torch.autograd.grad(loss.sum(), list(variables.values()))
+    grads = dict(zip(variables, slopes, strict=True))
+    return image.detach(), [p.detach() for p in predicted], loss.detach(), grads
 
 
 @torch.no_grad()
-def _evaluate(
+def evaluate(
     problem: Problem,
     space: Space,
     objective: Objective,
@@ -249,14 +313,26 @@ def _evaluate(
     reason: list[str],
     spent: Tensor,
 ) -> Outcome:
-    """Evaluate the iterate that is returned, so that what is reported is its own."""
-    image = problem.prior(**space.decode(variables, start))
+    """Evaluate the code that is returned, so that what is reported is its own."""
+    at = moment(problem, history.shape[1], 1.0)
+    code = space.finish(variables, start, at)
+    inputs = inputs_of(code)
+    image = problem.prior(**inputs)
     predicted = problem.measure(image)
-    terms = objective(problem, variables, start, predicted)
+    terms = objective(problem, variables, start, inputs, predicted)
     loss = total(terms)
-    criterion = problem.criterion(predicted, loss)
-    code = space.finish(variables, start)
-    return Outcome(code, image, terms, loss, criterion, history, reason, spent + 1 / 3, start)
+    return Outcome(
+        code=code,
+        image=image,
+        terms=terms,
+        loss=loss,
+        criterion=problem.criterion(predicted, loss),
+        history=history,
+        reason=reason,
+        evaluations=spent + 1 / 3,
+        start={k: v for k, v in start.items() if not k.startswith("first.")},
+        diagnostics=space.diagnose(variables, code, at),
+    )
 
 
 def _finite(grads: Variables) -> Tensor:

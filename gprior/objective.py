@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from gprior.space import Variables
 __all__ = ["GRAY_LEVEL", "Objective", "Terms"]
 
 Terms = dict[str, Tensor]
+Regularizer = Callable[[Variables, Variables, dict[str, Any]], Tensor]
 
 # 1 / 2 sigma^2 for a sigma of one gray level of 8 bits: the data weight where the noise level
 # is unknown. Where it is known, the discrepancy principle ends the fit in time.
@@ -33,12 +35,12 @@ class Objective:
         Weight of the perceptual distance of y and A x in units of its median over prior
         samples; no part where the problem has none.
     regularizers : mapping
-        Name -> (weight, function of (variables, start) -> (R,)).
+        Name -> (weight, function of (variables, start, generator inputs) -> (R,)).
     """
 
     fidelity: float
     perceptual: float = 0.0
-    regularizers: Mapping[str, tuple[float, Callable[[Variables, Variables], Tensor]]] | None = None
+    regularizers: Mapping[str, tuple[float, Regularizer]] | None = None
 
     def data(self, problem: Problem, predicted: Leaves) -> Terms:
         """Return the weighted terms that look at y, each (R,)."""
@@ -49,12 +51,17 @@ class Objective:
         return terms
 
     def __call__(
-        self, problem: Problem, variables: Variables, start: Variables, predicted: Leaves
+        self,
+        problem: Problem,
+        variables: Variables,
+        start: Variables,
+        inputs: dict[str, Any],
+        predicted: Leaves,
     ) -> Terms:
         """Return every weighted term, each (R,)."""
         terms = self.data(problem, predicted)
         for name, (weight, function) in (self.regularizers or {}).items():
-            terms[name] = weight * function(variables, start)
+            terms[name] = weight * function(variables, start, inputs)
         return terms
 
 

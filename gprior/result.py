@@ -56,6 +56,8 @@ class Result:
         Whether a perceptual term was used.
     stop : list of str
         The stopping rule of each image: ``"discrepancy"``, ``"holdout"`` or ``"fixed"``.
+    diagnostics : dict of Tensor
+        What the method says about each code, (B,): see its page.
     solver : dict
         Its name and constants.
     prior : dict
@@ -75,6 +77,7 @@ class Result:
     seed: list[int]
     perceptual: bool
     stop: list[str]
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
     prior: dict[str, Any] = field(default_factory=dict)
 
@@ -90,6 +93,7 @@ class Result:
             "seed": self.seed,
             "perceptual": self.perceptual,
             "stop": self.stop,
+            "diagnostics": {k: _numbers(v) for k, v in self.diagnostics.items()},
             "solver": self.solver,
             "prior": self.prior,
             "note": "generative reconstruction, not for diagnosis",
@@ -117,6 +121,7 @@ class Result:
         tensors = {name: getattr(self, name) for name in ARRAYS}
         tensors |= {f"latents.{k}": v for k, v in self.latents.items()}
         tensors |= {f"terms.{k}": v for k, v in self.terms.items()}
+        tensors |= {f"diagnostics.{k}": v for k, v in self.diagnostics.items()}
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         facts = json.dumps(self.facts(), indent=1)
         write_bytes(path, save(tensors, {"format": FORMAT, "gprior": facts}), "the result")
@@ -145,6 +150,7 @@ class Result:
                 **{name: tensors[name] for name in ARRAYS},
                 latents=_under("latents.", tensors),
                 terms=_under("terms.", tensors),
+                diagnostics=_under("diagnostics.", tensors),
                 **kept,
             )
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:

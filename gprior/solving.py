@@ -19,7 +19,7 @@ from gprior.priors import Prior
 from gprior.priors.prior import Label
 from gprior.problem import Perceptual, Problem, entries, informative, perceptual_of, split
 from gprior.result import Result, best_restart
-from gprior.solvers import Solver, find_solver
+from gprior.solvers import Solver, find_solver, name_of
 
 __all__ = ["solve"]
 
@@ -129,9 +129,6 @@ def solve(
         if "steps" in constants:
             raise ValueError("give either budget or steps, not both")
         method = method.within(budget, restarts, free)
-    if method.steps < 1:
-        raise ValueError(f"steps must be at least 1, got {method.steps}")
-
     forward = Forward(A, prior.image_shape, prior.like, B, per_image)
     seeds = _seeds(seed, B)
     problem = _problem(leaves, forward, prior, method, seeds, restarts, stop, noise_std)
@@ -292,7 +289,7 @@ def _run(
     from tqdm import tqdm
 
     R, size, parts, at = len(problem), method.max_batch, [], 0
-    total = R * method.steps
+    total = R * method.total
     with tqdm(total=total, disable=not progress, unit="step", smoothing=0.05) as bar:
         while at < R:
             rows = torch.arange(at, min(at + size, R), device=problem.image.device)
@@ -344,6 +341,7 @@ def _result(
         seed=seeds,
         perceptual="perceptual" in kept.terms,
         stop=problem.rules()[::restarts],
-        solver={"name": type(method).__name__.lower(), **method.constants()},
+        diagnostics=kept.diagnostics,
+        solver={"name": name_of(method), **method.constants()},
         prior={"name": prior.name, **prior.record},
     )

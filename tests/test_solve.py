@@ -20,6 +20,7 @@ from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import Prior
 from gprior.randomness import normal
 from gprior.solvers import SOLVERS, find_solver
+from gprior.space import inputs_of
 
 # One row per solver: name, constants that make it quick. A new method adds a row.
 ROWS: dict[str, dict[str, Any]] = {
@@ -206,9 +207,7 @@ def test_nothing_that_was_passed_is_changed(name, tiny_prior, scene):
 
 def decoded(prior, result):
     """Return the image of the returned code, by the prior alone."""
-    if "w" in result.latents:
-        return prior(ws=result.latents["w"])
-    return prior(result.latents["z"], result.latents.get("c"))
+    return prior(**inputs_of(result.latents))
 
 
 @solvers

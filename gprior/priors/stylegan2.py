@@ -8,7 +8,7 @@ Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN"
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ from gprior.priors.prior import Prior
 from gprior.randomness import normal
 
 State = tuple[Tensor, Tensor]
-Noise = str | Sequence[Tensor]
+Noise = str | Sequence[Tensor] | Mapping[int, Tensor]
 NOISE_MODES = ("const", "zero", "random")
 SIDES = tuple(2**k for k in range(4, 11))
 
@@ -149,6 +149,9 @@ class StyleGAN2(Prior):
         Bound on activations, for checkpoints that were trained with one.
     use_noise : bool
         False for checkpoints that were trained without noise inputs.
+    widths : sequence of int, optional
+        Feature maps of each block from 4x4 up, for checkpoints that follow no such rule;
+        replaces channel_base and channel_max.
 
     Attributes
     ----------
@@ -180,6 +183,7 @@ class StyleGAN2(Prior):
         num_mapping_layers: int = 8,
         conv_clamp: float | None = None,
         use_noise: bool = True,
+        widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -192,7 +196,8 @@ class StyleGAN2(Prior):
         optional = {"noise": use_noise, "label": bool(c_dim)}
         self.inputs = frozenset(names | {name for name, has in optional.items() if has})
         self.mapping_network = Mapping(z_dim, w_dim, c_dim, num_mapping_layers)
-        widths = [channels(2**k, channel_base, channel_max) for k in range(2, log2 + 1)]
+        rule = (channels(2**k, channel_base, channel_max) for k in range(2, log2 + 1))
+        self.widths = widths = list(rule if widths is None else widths)
         self.const = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         self.blocks = nn.ModuleList(
             Block(n_in, n_out, w_dim, 4 * 2**k, img_channels, use_noise)
@@ -279,8 +284,9 @@ class StyleGAN2(Prior):
         ws : Tensor
             (B, num_ws, w_dim), or (B, num_ws, rows, w_dim) with one style per output
             filter.
-        noise : {"const", "zero", "random"} or sequence of Tensor
-            Noise maps (B or 1, 1, r, r) in the order 4x4, 8x8 first, 8x8 second, ...
+        noise : {"const", "zero", "random"}, sequence or mapping of Tensor
+            Noise maps (B or 1, 1, r, r) in the order 4x4, 8x8 first, 8x8 second, ..., or
+            some of them by their number; the others are the constant ones.
         content : Tensor, optional
             (B or 1, channels, 4, 4) in place of the learned constant.
         from_block : int
@@ -345,18 +351,25 @@ class StyleGAN2(Prior):
             check_shape("content", content, self.content_shape, batch)
         if state is not None:
             side = 2 * 2**from_block
-            width = channels(side, self.config["channel_base"], self.config["channel_max"])
-            for i, n in enumerate((width, self.image_shape[0])):
+            for i, n in enumerate((self.widths[from_block - 1], self.image_shape[0])):
                 check_shape(f"state[{i}]", state[i], (n, side, side), batch[1:])
         if isinstance(noise, str):
             if noise not in NOISE_MODES:
                 raise ValueError(f"noise must be one of {NOISE_MODES} or a list, got {noise!r}")
             return [noise] * (self.num_ws - 1)
-        if len(noise) != self.num_ws - 1:
-            raise ValueError(f"noise must have {self.num_ws - 1} maps, got {len(noise)}")
-        for i, (given, shape) in enumerate(zip(noise, self.noise_shapes, strict=True)):
-            check_shape(f"noise[{i}]", given, shape, batch)
-        return noise
+        shapes = self.noise_shapes
+        if isinstance(noise, Mapping):
+            if unknown := sorted(set(noise) - set(range(len(shapes)))):
+                raise ValueError(f"noise has maps {unknown}; there are 0 to {len(shapes) - 1}")
+            maps: list[str | Tensor] = [noise.get(i, "const") for i in range(len(shapes))]
+        else:
+            maps = list(noise)
+        if len(maps) != self.num_ws - 1:
+            raise ValueError(f"noise must have {self.num_ws - 1} maps, got {len(maps)}")
+        for i, given in enumerate(maps):
+            if isinstance(given, Tensor):
+                check_shape(f"noise[{i}]", given, shapes[i], batch)
+        return maps
 
     def forward(
         self,
@@ -397,7 +410,15 @@ def check_sizes(config: dict[str, Any]) -> int:
     clamp = config.get("conv_clamp")
     if clamp is not None and not (isinstance(clamp, (int, float)) and 0 < clamp < math.inf):
         raise ValueError(f"conv_clamp must be positive and finite, or None, got {clamp!r}")
-    return int(side).bit_length() - 1
+    log2 = int(side).bit_length() - 1
+    widths = config.get("widths")
+    if widths is not None and not (
+        isinstance(widths, (list, tuple))
+        and len(widths) == log2 - 1
+        and all(isinstance(n, int) and 1 <= n <= 1 << 14 for n in widths)
+    ):
+        raise ValueError(f"widths must be {log2 - 1} integers from 1 to {1 << 14}, or None")
+    return log2
 
 
 def check_shape(

@@ -11,7 +11,7 @@ from gprior.solvers.csgm import CSGM
 from gprior.solvers.lbrgm import LBRGM
 from gprior.solvers.solver import Solver
 
-__all__ = ["BRGM", "CSGM", "LBRGM", "SOLVERS", "Solver", "find_solver"]
+__all__ = ["BRGM", "CSGM", "LBRGM", "SOLVERS", "Solver", "find_solver", "name_of"]
 
 SOLVERS: dict[str, type[Solver]] = {"lbrgm": LBRGM, "brgm": BRGM, "csgm": CSGM}
 
@@ -68,3 +68,9 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
             f"solvers that work with it are {works}"
         )
     return found
+
+
+def name_of(solver: Solver) -> str:
+    """Return the name of a solver in `SOLVERS`, or of its class if it is one's own."""
+    names = {kind: name for name, kind in SOLVERS.items()}
+    return names.get(type(solver), type(solver).__name__.lower())

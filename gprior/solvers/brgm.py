@@ -31,7 +31,7 @@ Differs from the authors' code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -82,7 +82,7 @@ class BRGM(Solver):
         """Minimise J from the starting point."""
         prior, s = problem.prior, spread(problem.prior)
 
-        def gaussian(u: Variables, start: Variables) -> Tensor:
+        def gaussian(u: Variables, start: Variables, inputs: dict[str, Any]) -> Tensor:
             mean = prior.mean_style(start.get("c")).expand(len(u["w"]), -1)
             return ((u["w"] - mean[:, None]) / s).square().mean((1, 2))
 
@@ -91,7 +91,7 @@ class BRGM(Solver):
             perceptual=self.feature,
             regularizers={
                 "gaussian": (self.gaussian, gaussian),
-                "cosine": (self.cosine, lambda u, start: cosine_disagreement(u["w"])),
+                "cosine": (self.cosine, lambda u, *_: cosine_disagreement(u["w"])),
             },
         )
         return self.search(problem, c, watch, WPlus(), objective, Adam(self.lr * s))

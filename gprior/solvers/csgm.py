@@ -63,6 +63,6 @@ class CSGM(Solver):
         """Minimise J from the starting point."""
         objective = Objective(
             fidelity=self.fidelity,
-            regularizers={"latent": (self.latent, lambda u, start: u["z"].square().mean(1))},
+            regularizers={"latent": (self.latent, lambda u, *_: u["z"].square().mean(1))},
         )
         return self.search(problem, c, watch, Z(), objective, Adam(self.lr))

@@ -34,7 +34,7 @@ Differs from the authors' code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -87,7 +87,7 @@ class LBRGM(Solver):
         """Minimise J from the best candidate."""
         prior, s = problem.prior, spread(problem.prior)
 
-        def map_term(u: Variables, start: Variables) -> Tensor:
+        def map_term(u: Variables, start: Variables, inputs: dict[str, Any]) -> Tensor:
             w = prior.mapping(u["z"], start.get("c"))
             return ((u["w"] - w) / s).square().mean((1, 2))
 
@@ -96,7 +96,7 @@ class LBRGM(Solver):
             perceptual=self.feature,
             regularizers={
                 "map": (self.map, map_term),
-                "latent": (self.latent, lambda u, start: u["z"].square().mean(1)),
+                "latent": (self.latent, lambda u, *_: u["z"].square().mean(1)),
             },
         )
         adam = Adam({"w": self.lr * s, "z": self.lr_z}, self.betas)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gprior.initial import Init, starting_point, tried
-from gprior.loop import Adam, Outcome, Watch, minimise
+from gprior.loop import Optimizer, Outcome, Watch, minimise
 from gprior.objective import Objective
 from gprior.problem import Problem
 from gprior.space import Space
@@ -24,8 +24,9 @@ class Solver:
 
     Parameters
     ----------
-    steps : int
-        Iterates of the gradient loop.
+    steps : int or tuple of int
+        Iterates of the gradient loop; where a method has several stages, of each of them, or
+        one number that is shared out in the paper's proportions.
     init : str, tensor, mapping or callable
         Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, latents, or an encoder
         (pseudo-inverse image -> latents).
@@ -39,7 +40,7 @@ class Solver:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    steps: int = 1000
+    steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     perceptual: bool | Callable[..., Any] | None = None
     max_batch: int = 32
@@ -66,17 +67,31 @@ class Solver:
         watch: Watch,
         space: Space,
         objective: Objective,
-        adam: Adam,
+        optimizer: Optimizer,
     ) -> Outcome:
         """Minimise the objective over the space, from where `init` says."""
         start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
-        outcome = minimise(problem, space, objective, start, self.steps, adam, watch)
+        outcome = minimise(problem, space, objective, start, self.total, optimizer, watch)
         outcome.evaluations += cost
         return outcome
 
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Steps of each stage."""
+        return self.steps if isinstance(self.steps, tuple) else (self.steps,)
+
+    @property
+    def total(self) -> int:
+        """Steps of all stages."""
+        return sum(self.stages)
+
     def cost(self, classes: int) -> float:
-        """Return the evaluations of one restart of one image."""
-        return self.steps + 1 / 3 + tried(self.init, classes) / 3
+        """Return the evaluations of one restart of one image.
+
+        The iterates, the candidates, and what each stage returns once more.
+        """
+        ends = sum(n > 0 for n in self.stages)
+        return self.total + ends / 3 + tried(self.init, classes) / 3
 
     def within(self, budget: float, restarts: int, classes: int) -> Solver:
         """Return this solver with as many steps as fit into a budget.
@@ -89,25 +104,57 @@ class Solver:
         ValueError
             If the budget does not pay for a single step.
         """
-        fixed = replace(self, steps=0).cost(classes)
-        steps = budget / restarts - fixed + 1e-9
-        if not 1 <= steps < math.inf:
-            least = restarts * (fixed + 1)
+        least = restarts * replace(self, steps=1).cost(classes)
+        if not least - 1e-9 <= budget < math.inf:
             raise ValueError(
                 f"budget must be at least {least:.1f} evaluations for {restarts} restart(s) with "
                 f"init={self.init!r} and finite, got {budget}; raise it, or choose a cheaper init"
             )
-        return replace(self, steps=int(steps))
+        steps = int(budget / restarts + 1e-9)
+        while restarts * replace(self, steps=steps).cost(classes) > budget + 1e-9:
+            steps -= 1
+        return replace(self, steps=steps)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "max_batch"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < (0 if name == "steps" else 1):
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        usual = next(f.default for f in fields(self) if f.name == "steps")
+        given = self.steps if isinstance(self.steps, (tuple, list)) else (self.steps,)
+        if not all(_whole(n) and n >= 0 for n in given) or sum(given) < 1:
+            raise ValueError(f"steps must be a positive integer, got {self.steps!r}")
+        if isinstance(usual, tuple):
+            if len(given) == 1:
+                given = shared_out(given[0], usual)
+            if len(given) != len(usual):
+                raise ValueError(
+                    f"steps must be one number or one for each of the {len(usual)} stages, "
+                    f"got {self.steps!r}"
+                )
+            object.__setattr__(self, "steps", tuple(given))
+        elif len(given) != 1 or isinstance(self.steps, (tuple, list)):
+            raise ValueError(f"steps must be one positive integer, got {self.steps!r}")
+        if not _whole(self.max_batch) or self.max_batch < 1:
+            raise ValueError(f"max_batch must be a positive integer, got {self.max_batch!r}")
 
     def constants(self) -> dict[str, Any]:
         """Return the fields as JSON values, for records."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def shared_out(total: int, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """Return whole numbers that sum to ``total``, in proportion to ``usual``.
+
+    >>> shared_out(400, (300, 200, 100, 100))
+    (172, 114, 57, 57)
+    """
+    exact = [total * n / sum(usual) for n in usual]
+    found = [int(x) for x in exact]
+    short = sorted(range(len(usual)), key=lambda k: found[k] - exact[k])
+    for k in short[: total - sum(found)]:
+        found[k] += 1
+    return tuple(found)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> Any:
