@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gprior.priors.adapt import AdaptedPrior
+from gprior.priors.biggan import BigGAN
 from gprior.priors.discriminator import Discriminator
 from gprior.priors.native import load_native, save_native
 from gprior.priors.prior import Prior
@@ -12,6 +13,7 @@ from gprior.priors.stylegan2 import StyleGAN2
 
 __all__ = [
     "AdaptedPrior",
+    "BigGAN",
     "Discriminator",
     "Prior",
     "StyleGAN2",
@@ -88,6 +90,6 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     return prior.to(device)
 
 
-def save_prior(prior: StyleGAN2, path: str | Path) -> None:
+def save_prior(prior: Prior, path: str | Path) -> None:
     """Write a prior (folded, with its discriminator if it has one) in the native format."""
     save_native(Path(path), prior)

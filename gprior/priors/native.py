@@ -18,24 +18,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from gprior.files import write_bytes
+from gprior.priors.biggan import BigGAN
 from gprior.priors.discriminator import Discriminator
 from gprior.priors.layers import fold_, ready_
+from gprior.priors.prior import Prior
 from gprior.priors.stylegan2 import StyleGAN2
 
-__all__ = ["header", "load_native", "save_native"]
+__all__ = ["ARCHITECTURES", "header", "load_native", "save_native", "skeleton"]
 
 FORMAT = "gprior-1"
 
+# A new one needs a row here: a prior whose ``config`` makes it again as ``kind(**config)``.
+ARCHITECTURES: dict[str, type[BigGAN | StyleGAN2]] = {"BigGAN": BigGAN, "StyleGAN2": StyleGAN2}
 
-def save_native(path: Path, prior: StyleGAN2) -> None:
+
+def save_native(path: Path, prior: Prior) -> None:
     """Write a prior, its discriminator and its record, atomically.
 
     Parameters
     ----------
     path : Path
         The file, ending in ``.safetensors``.
-    prior : StyleGAN2
-        The file holds it, and its discriminator if any, with folded gains.
+    prior : Prior
+        One of `ARCHITECTURES`. The file holds it, and its discriminator if any, with folded
+        gains.
 
     Raises
     ------
@@ -44,12 +50,13 @@ def save_native(path: Path, prior: StyleGAN2) -> None:
     OSError
         If the file cannot be written; what was there before stays.
     """
-    if not isinstance(prior, StyleGAN2):
+    kind = type(prior).__name__
+    if not isinstance(prior, tuple(ARCHITECTURES.values())):
         raise TypeError(
-            f"prior must be a StyleGAN2, got {type(prior).__name__}; save its base and adapt "
-            "it again after loading"
+            f"prior must be a {' or '.join(ARCHITECTURES)}, got {kind}; save its base and adapt "
+            "it again after loading, or save a module of your own yourself"
         )
-    meta: dict[str, Any] = {"architecture": "StyleGAN2", "generator": prior.config}
+    meta: dict[str, Any] = {"architecture": kind, "generator": prior.config}
     if prior.discriminator is not None:
         meta["discriminator"] = prior.discriminator.config
     metadata = {"format": FORMAT, "gprior": json.dumps({**meta, "record": prior.record})}
@@ -89,7 +96,7 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
         )
     try:
         meta = json.loads(metadata["gprior"])
-        expected = {k: tuple(v.shape) for k, v in _skeleton(meta).state_dict().items()}
+        expected = {k: tuple(v.shape) for k, v in skeleton(meta).state_dict().items()}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} names no valid architecture in its metadata: {error}") from error
     for name in sorted(expected.keys() | shapes.keys()):
@@ -105,28 +112,35 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     return meta, shapes
 
 
-def _skeleton(meta: dict[str, Any]) -> StyleGAN2:
-    """Return the networks on the meta device: shapes without memory."""
-    if meta["architecture"] != "StyleGAN2":
-        raise ValueError(f"architecture must be StyleGAN2, got {meta['architecture']!r}")
+def skeleton(meta: dict[str, Any]) -> BigGAN | StyleGAN2:
+    """Return the networks that the metadata names, on the meta device: shapes without memory.
+
+    Raises
+    ------
+    ValueError, KeyError or TypeError
+        If it names no valid architecture.
+    """
+    name = meta["architecture"]
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {list(ARCHITECTURES)}, got {name!r}")
     with torch.device("meta"):
-        prior = StyleGAN2(**meta["generator"])
+        prior = ARCHITECTURES[name](**meta["generator"])
         if "discriminator" in meta:
             prior.discriminator = Discriminator(**meta["discriminator"])
-            sees = {
-                name: meta["discriminator"][name] for name in ("img_resolution", "img_channels")
-            }
-            if not sees.items() <= prior.config.items():
-                raise ValueError(f"the discriminator is of other images than the generator: {sees}")
+            side, C = (meta["discriminator"][k] for k in ("img_resolution", "img_channels"))
+            if prior.image_shape != (C, side, side):
+                raise ValueError(
+                    f"the discriminator is of other images than the generator: {C}x{side}x{side}"
+                )
     if not isinstance(meta.get("record", {}), dict):
         raise ValueError(f"record must be a dictionary, got {meta['record']!r}")
     return prior
 
 
-def load_native(path: Path) -> StyleGAN2:
+def load_native(path: Path) -> BigGAN | StyleGAN2:
     """Load a native checkpoint, frozen; raises as `header` does."""
     meta, shapes = header(path)
-    prior = _skeleton(meta)
+    prior = skeleton(meta)
     with safe_open(path, "pt") as file:
         prior.load_state_dict({k: file.get_tensor(k) for k in shapes}, assign=True)
     ready_(prior)

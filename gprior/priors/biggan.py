@@ -1,0 +1,436 @@
+"""The BigGAN generators, from the paper's mathematics, and their two published layouts.
+
+Brock, Donahue and Simonyan 2019, "Large scale GAN training for high fidelity natural image
+synthesis" (arXiv:1809.11096), appendix B. The layouts are those of BigGAN-PyTorch, by the
+paper's authors, and of Hugging Face's BigGAN-deep with the weights of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gprior.priors.biggan_layers import Block, Norm
+from gprior.priors.biggan_layouts import BigGANPyTorch, HuggingFace
+from gprior.priors.prior import Prior
+from gprior.priors.stylegan2 import State, check_shape
+from gprior.randomness import normal
+
+__all__ = ["BigGAN", "from_biggan_pytorch", "from_huggingface"]
+
+BOUND = 2.0  # truncated draws are within so many standard deviations, as published
+
+
+class BigGAN(Prior):
+    """BigGAN or BigGAN-deep, class-conditional.
+
+    `gprior.load_prior` makes one from a published checkpoint.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Feature maps before the first block, and after each.
+    up : sequence of bool
+        Whether each block doubles the size, from 4x4 on.
+    z_dim, embed_dim : int
+        Sizes of the latent z and of the class embedding.
+    c_dim : int
+        Number of classes.
+    deep : bool
+        BigGAN-deep's blocks, all of which see z and the embedding. Else BigGAN's.
+    hierarchical : bool
+        For BigGAN: z is cut into equal pieces, the first for the 4x4 input, and one for
+        each block beside the embedding. Else the input sees z, and the blocks the embedding.
+    attention : sequence of int
+        Blocks (from 0) that self-attention follows.
+    n_stats : int
+        Rows of stored batch statistics: one, or one for each of as many truncations.
+    eps : float
+        Added to the variances.
+
+    Attributes
+    ----------
+    truncation : float
+        In [0, 1], 1 at first: the truncation of draws and samples, and of calls that do not
+        say. Below 1 the draws are truncated normal (at two standard deviations) times the
+        truncation. A latent that is given is never scaled: for a call, the truncation only
+        picks the batch statistics, where there are several.
+    blocks : ModuleList
+        The blocks between which a state may be taken.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range, or sizes do not fit together.
+
+    References
+    ----------
+    Brock, Donahue and Simonyan 2019, "Large scale GAN training for high fidelity natural
+    image synthesis", arXiv:1809.11096.
+
+    Examples
+    --------
+    >>> from gprior.priors import BigGAN
+    >>> prior = BigGAN([16, 16, 8], [True, True], z_dim=4, embed_dim=4, c_dim=3).freeze()
+    >>> z, c = prior.draw([(0, "z")]), prior.classes(2, 1)
+    >>> prior(z=z, c=c).shape
+    torch.Size([1, 3, 16, 16])
+    >>> bool((prior(z=z, embedding=prior.embed(c)) == prior(z=z, c=c)).all())
+    True
+    """
+
+    inputs = frozenset({"z", "label", "embedding", "state"})
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        up: Sequence[bool],
+        z_dim: int,
+        embed_dim: int,
+        c_dim: int,
+        deep: bool = True,
+        hierarchical: bool = False,
+        attention: Sequence[int] = (),
+        n_stats: int = 1,
+        eps: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.config |= {"widths": [*widths], "up": [*up], "attention": [*attention]}
+        check_config(self.config)
+        self.truncation = 1.0
+        self.z_dim, self.c_dim, self.embed_dim = z_dim, c_dim, embed_dim
+        self.sides = list(accumulate(up, lambda side, twice: side * (1 + twice), initial=4))
+        self.image_shape = (3, self.sides[-1], self.sides[-1])
+        self.deep, self.hierarchical = deep, hierarchical
+        piece = z_dim // (len(up) + 1) if hierarchical else z_dim
+        cond = embed_dim + (piece if deep or hierarchical else 0)
+        self.class_embedding = nn.Parameter(torch.randn(c_dim, embed_dim))
+        self.first = nn.Linear(cond if deep else piece, 16 * widths[0])
+        self.blocks = nn.ModuleList(
+            Block(a, b, cond, twice, k in attention, deep, n_stats, eps)
+            for k, ((a, b), twice) in enumerate(zip(pairwise(widths), up, strict=True))
+        )
+        self.norm = Norm(widths[-1], 0, n_stats, eps)
+        self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that `synthesis` can start from."""
+        return len(self.blocks)
+
+    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
+        """Return latents z (len(keys), z_dim), one per key.
+
+        N(0, I), or truncated where ``truncation`` is below 1.
+        """
+        t = self._truncation(None)
+        if t == 1:
+            return normal(keys, (self.z_dim,), self.like)
+        # The same normal numbers through both distribution functions, so that an image stays
+        # recognisable from one truncation to another.
+        z = normal(keys, (self.z_dim,), torch.empty(0, dtype=torch.float64))
+        low = torch.special.ndtr(torch.tensor(-BOUND, dtype=torch.float64))
+        share = low + (1 - 2 * low) * torch.special.ndtr(z)
+        truncated: Tensor = t * torch.special.ndtri(share)
+        return truncated.to(self.like)
+
+    def embed(self, c: Tensor) -> Tensor:
+        """Return the embedding (B, embed_dim) of class vectors c (B, c_dim), one-hot or soft."""
+        check_shape("c", c, (self.c_dim,))
+        return c @ self.class_embedding
+
+    def synthesis(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        *,
+        embedding: Tensor | None = None,
+        truncation: float | None = None,
+        from_block: int = 0,
+        state: State | None = None,
+    ) -> Tensor:
+        """Generate raw images (B, 3, H, W) in [-1, 1].
+
+        Parameters
+        ----------
+        z : Tensor
+            (B, z_dim).
+        c : Tensor, optional
+            Class vectors (B, c_dim), one-hot or soft ...
+        embedding : Tensor, optional
+            ... or the class embedding itself, (B, embed_dim).
+        truncation : float, optional
+            Picks the batch statistics; None for the prior's own ``truncation``.
+        from_block : int
+            Start at this block ...
+        state : tuple of Tensor, optional
+            ... from the state that `run_blocks` returned there.
+        """
+        x = self.run_blocks(
+            z, c, embedding=embedding, truncation=truncation, from_block=from_block, state=state
+        )[0]
+        return torch.tanh(self.to_rgb(self.norm(x, x, self._truncation(truncation))))
+
+    def run_blocks(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        *,
+        embedding: Tensor | None = None,
+        truncation: float | None = None,
+        from_block: int = 0,
+        to_block: int | None = None,
+        state: State | None = None,
+    ) -> State:
+        """Run blocks ``from_block`` to ``to_block`` (exclusive): the state there.
+
+        The state is (features, rgb), as for `StyleGAN2`; here rgb has no channels, because
+        no image is made before the last block. Arguments are those of `synthesis`.
+        """
+        embedding = self._embedding(z, c, embedding)
+        t = self._truncation(truncation)
+        first, conds = self._conditions(z, embedding)
+        if not 0 <= from_block < len(self.blocks):
+            raise ValueError(f"from_block must be between 0 and {len(self.blocks) - 1}")
+        if (from_block > 0) != (state is not None):
+            raise ValueError("from_block > 0 and state=(features, rgb) go together: give both")
+        if state is None:
+            x = self.first(first).view(len(z), -1, 4, 4)
+        else:
+            x, side = state[0], self.sides[from_block]
+            width = self.config["widths"][from_block]
+            check_shape("state[0]", x, (width, side, side), (len(z),))
+        for k in range(from_block, len(self.blocks) if to_block is None else to_block):
+            x = self.blocks[k](x, conds[k], t)
+        return x, x[:, :0]
+
+    def forward(  # type: ignore[override]
+        self, z: Tensor, c: Tensor | None = None, **synthesis: Any
+    ) -> Tensor:
+        """Return images (B, 3, H, W), (raw + 1) / 2; arguments are those of `synthesis`."""
+        return (self.synthesis(z, c, **synthesis) + 1) / 2
+
+    def _embedding(self, z: Tensor, c: Tensor | None, embedding: Tensor | None) -> Tensor:
+        check_shape("z", z, (self.z_dim,))
+        if (c is None) == (embedding is None):
+            raise ValueError(
+                f"give either c of shape (B, {self.c_dim}) or embedding of shape "
+                f"(B, {self.embed_dim})"
+            )
+        if c is not None:
+            check_shape("c", c, (self.c_dim,), (len(z),))
+            return self.embed(c)
+        check_shape("embedding", embedding, (self.embed_dim,), (len(z),))  # type: ignore[arg-type]
+        return embedding  # type: ignore[return-value]
+
+    def _conditions(self, z: Tensor, embedding: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return what the 4x4 input sees, and what each block does."""
+        n = len(self.blocks)
+        if self.deep:
+            both = torch.cat([z, embedding], 1)
+            return both, [both] * n
+        if not self.hierarchical:
+            return z, [embedding] * n
+        first, *pieces = z.chunk(n + 1, 1)
+        return first, [torch.cat([embedding, piece], 1) for piece in pieces]
+
+    def _truncation(self, given: float | None) -> float:
+        t = self.truncation if given is None else given
+        if not 0 <= t <= 1:
+            raise ValueError(f"truncation must be between 0 and 1, got {t!r}")
+        return t
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Refuse sizes that are no BigGAN."""
+    widths, up, attention = config["widths"], config["up"], config["attention"]
+    whole("len(up)", len(up), 1, 64)
+    if len(widths) != len(up) + 1 or not all(isinstance(twice, bool) for twice in up):
+        raise ValueError(f"up must have one bool per block, {len(widths) - 1}, got {up}")
+    whole("number of blocks with up", sum(up), 1, 10)
+    for n in widths:
+        whole("every width", n, 1, 1 << 15)
+    for a, b in pairwise(widths):
+        if config["deep"] and (a % 4 or b not in (a, a / 2)):
+            raise ValueError(
+                "widths of BigGAN-deep must be multiples of 4 before each block, which keeps or "
+                f"halves them, got {widths}"
+            )
+    for k in attention:
+        whole("every entry of attention", k, 0, len(up) - 1)
+        if widths[k + 1] % 8:
+            raise ValueError(f"attention needs a width that is a multiple of 8, got {widths}")
+    if len(set(attention)) != len(attention):
+        raise ValueError(f"attention must name each block once, got {attention}")
+    for name in ("z_dim", "embed_dim", "c_dim", "n_stats"):
+        whole(name, config[name], 1, 1 << 16)
+    for name in ("deep", "hierarchical"):
+        if not isinstance(config[name], bool):
+            raise ValueError(f"{name} must be True or False, got {config[name]!r}")
+    if config["hierarchical"] and (config["deep"] or config["z_dim"] % len(widths)):
+        raise ValueError(
+            f"hierarchical=True needs deep=False and a z_dim that is a multiple of {len(widths)}, "
+            f"got z_dim={config['z_dim']}"
+        )
+    eps = config["eps"]
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise ValueError(f"eps must be a float between 0 and 1, got {eps!r}")
+
+
+def whole(name: str, value: Any, least: int, most: int) -> int:
+    """Return an integer, refused where it is none or out of range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be an integer from {least} to {most}, got {value!r}")
+    return value
+
+
+def from_huggingface(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BigGAN:
+    """Return BigGAN-deep from the layout of pytorch-pretrained-biggan.
+
+    Parameters
+    ----------
+    config : mapping
+        The content of ``config.json``.
+    tensors : mapping
+        The content of ``pytorch_model.bin``.
+
+    Returns
+    -------
+    BigGAN
+        In float32, frozen, spectral norms divided out.
+
+    Raises
+    ------
+    ValueError
+        If the config is not of this layout, or a tensor is missing, too many, or of
+        another shape than the config says.
+    """
+    layers, ch = _layers(config), _number(config, "channel_width")
+    at = _number(config, "attention_layer_position")
+    width = layers[0][1] * ch
+    prior = _skeleton(
+        widths=[width] + [layer[2] * ch for layer in layers],
+        up=[layer[0] for layer in layers],
+        z_dim=_number(config, "z_dim"),
+        embed_dim=_number(config, "class_embed_dim"),
+        c_dim=_number(config, "num_classes"),
+        attention=[at - 1] if at < len(layers) else [],
+        n_stats=_number(config, "n_stats", least=2),
+        eps=config.get("eps"),
+    )
+    side = prior.image_shape[1]
+    if _number(config, "output_dim") != side:
+        raise ValueError(f"config: layers make {side} pixels, output_dim is {config['output_dim']}")
+    read = HuggingFace(tensors)
+    embeddings = read("embeddings.weight", prior.embed_dim, prior.c_dim)
+    prior.class_embedding = nn.Parameter(embeddings.t().contiguous())
+    read.fill(prior.first, "generator.gen_z")
+    order = torch.arange(16 * width).view(16, width).t().flatten()  # theirs has channels last
+    prior.first.weight.data = prior.first.weight.data[order]
+    prior.first.bias.data = prior.first.bias.data[order]
+    for i, block in enumerate(_blocks(prior)):
+        name = f"generator.layers.{i + (i >= at)}"  # attention counts as a layer
+        for k, (norm, conv) in enumerate(zip(block.norms, block.convs, strict=True)):
+            read.fill(norm, f"{name}.bn_{k}")
+            read.fill(conv, f"{name}.conv_{k}")
+        if block.attention is not None:
+            names = [f"snconv1x1_{part}" for part in ("theta", "phi", "g", "o_conv")]
+            read.attention(block.attention, f"generator.layers.{at}", names, 1)
+    read.fill(prior.norm, "generator.bn")
+    # As many outputs as inputs, of which three are used.
+    wide = nn.Conv2d(prior.to_rgb.in_channels, prior.to_rgb.in_channels, 3, device="meta")
+    read.fill(wide, "generator.conv_to_rgb")
+    first = {k: v[:3].clone() for k, v in wide.state_dict().items()}
+    prior.to_rgb.load_state_dict(first, assign=True)
+    read.close()
+    return prior.freeze()
+
+
+def from_biggan_pytorch(tensors: Mapping[str, Tensor]) -> BigGAN:
+    """Return BigGAN from the layout of BigGAN-PyTorch, ``G_ema.pth`` or ``G.pth``.
+
+    The architecture is derived from the shapes.
+
+    Parameters
+    ----------
+    tensors : mapping
+        The content of the file, with a shared class embedding and one vector per spectral
+        norm, as published.
+
+    Returns
+    -------
+    BigGAN
+        In float32, frozen, spectral norms divided out.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, too many, or of another shape than the others imply.
+    """
+    read = BigGANPyTorch(tensors)
+    c_dim, embed_dim = read.shape("shared.weight", 2)
+    rows, piece = read.shape("linear.weight", 2)
+    widths = [rows // 16]
+    while (name := f"blocks.{len(widths) - 1}.0.conv1.weight") in tensors:
+        widths.append(read.shape(name, 4)[0])
+    n = len(widths) - 1
+    hierarchical = read.shape("blocks.0.0.bn1.gain.weight", 2)[1] != embed_dim
+    prior = _skeleton(
+        widths=widths,
+        up=[True] * n,
+        z_dim=piece * (n + 1) if hierarchical else piece,
+        embed_dim=embed_dim,
+        c_dim=c_dim,
+        deep=False,
+        hierarchical=hierarchical,
+        attention=[k for k in range(n) if f"blocks.{k}.1.gamma" in tensors],
+        eps=1e-5,
+    )
+    prior.class_embedding = nn.Parameter(read("shared.weight", c_dim, embed_dim))
+    read.fill(prior.first, "linear")
+    for i, block in enumerate(_blocks(prior)):
+        for k, (norm, conv) in enumerate(zip(block.norms, block.convs, strict=True), 1):
+            read.fill(norm, f"blocks.{i}.0.bn{k}")
+            read.fill(conv, f"blocks.{i}.0.conv{k}")
+        if block.shortcut is not None:
+            read.fill(block.shortcut, f"blocks.{i}.0.conv_sc")
+        if block.attention is not None:
+            read.attention(block.attention, f"blocks.{i}.1", ("theta", "phi", "g", "o"))
+    read.fill(prior.norm, "output_layer.0")
+    read.fill(prior.to_rgb, "output_layer.2")
+    read.close()
+    return prior.freeze()
+
+
+def _skeleton(**sizes: Any) -> BigGAN:
+    with torch.device("meta"):  # shapes without memory
+        return BigGAN(**sizes)
+
+
+def _blocks(prior: BigGAN) -> list[Block]:
+    return list(prior.blocks)  # type: ignore[arg-type]
+
+
+def _number(config: Mapping[str, Any], name: str, least: int = 1) -> int:
+    return whole(f"config: {name}", config.get(name), least, 1 << 16)
+
+
+def _layers(config: Mapping[str, Any]) -> list[tuple[bool, int, int]]:
+    """Return the layers of a Hugging Face config: (twice the size, width in, width out)."""
+    layers = config.get("layers")
+    try:
+        found = [(up, whole("", a, 1, 1 << 10), whole("", b, 1, 1 << 10)) for up, a, b in layers]  # type: ignore[union-attr]
+        chained = all(left[2] == right[1] for left, right in pairwise(found))
+        if not found or not chained or found[-1][2] != 1:
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "config: layers must be a list of [up, in, out] with in that of the layer before and "
+            f"a last out of 1, got {str(layers)[:200]}"
+        ) from error
+    return found
