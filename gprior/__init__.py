@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Perceptual": "gprior.perceptual",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
     "load_prior": "gprior.priors",
@@ -21,10 +22,20 @@ _HOME = {
 }
 _MODULES = ("operators", "priors", "solvers")
 
-__all__ = ["Reconstructor", "Result", "load_prior", "operators", "priors", "solve", "solvers"]
+__all__ = [
+    "Perceptual",
+    "Reconstructor",
+    "Result",
+    "load_prior",
+    "operators",
+    "priors",
+    "solve",
+    "solvers",
+]
 
 if TYPE_CHECKING:
     from gprior import operators, priors, solvers
+    from gprior.perceptual import Perceptual
     from gprior.priors import load_prior
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result

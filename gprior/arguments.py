@@ -235,6 +235,7 @@ def _read_value(name: str, text: str, hint: Any) -> Any:
     """Read a value as the first of its field's types that it is written like."""
     words = {"true": True, "false": False, "none": None}
     options = [hint] if get_origin(hint) is tuple else list(get_args(hint)) or [hint]
+    options.sort(key=lambda option: option not in (bool, NoneType))  # before any text is a str
     for option in options:
         try:
             if option in (bool, NoneType) and isinstance(words[text.lower()], option):

@@ -1,43 +1,135 @@
-"""Perceptual distance on the features of any network, one value per image."""
+"""Distance of two images on the features of any network, one value per image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-__all__ = ["feature_distance", "median_distance"]
+__all__ = ["FeatureDistance", "feature_distance", "median_distance"]
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 
-def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Return sum over layers of the mean squared difference of unit feature vectors, (B,).
+class FeatureDistance:
+    """Sum over layers of the mean squared difference of unit feature vectors, weighted.
 
-    Features (B, C, H, W) are normalised along the channels at each position, as in
-    LPIPS (Zhang et al. 2018, arXiv:1801.03924, equation 1) without its learnt weights.
+    Features (B, C, h, w) are normalised along the channels at each position, as in LPIPS
+    (Zhang et al. 2018, arXiv:1801.03924, equation 1)::
+
+        d(a, b) = Σ_l  1 / (h_l w_l)  Σ_hw  |√weights_l ⊙ (u_l(a) - u_l(b))|²
+
+    Parameters
+    ----------
+    features : callable
+        Images (B, C, H, W) in [0, 1] -> feature maps, each (B, C_l, h_l, w_l).
+    weights : sequence of Tensor, optional
+        Of the channels (C_l,) of each layer, not negative; None weighs all alike.
+    name : str, optional
+        For records; None takes the name of the function or of its type.
+
+    Examples
+    --------
+    >>> edges = FeatureDistance(lambda x: [x.diff(dim=3), x.diff(dim=2)], name="edges")
+    >>> x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> edges(x, x).tolist(), bool((edges(x, x.flip(3)) > 0).all())
+    ([0.0, 0.0, 0.0], True)
+    """
+
+    eps = 1e-8  # added to the squared length of a feature vector
+
+    def __init__(
+        self,
+        features: Features,
+        weights: Sequence[Tensor] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.features, self.weights = features, weights
+        self.name = name or str(getattr(features, "__name__", type(features).__name__))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the normalised and weighted maps, which `feature_distance` compares."""
+        found = list(self.features(images))
+        units = [f * torch.rsqrt(f.square().sum(1, keepdim=True) + self.eps) for f in found]
+        if self.weights is None:
+            return units
+        pairs = zip(units, self.weights, strict=True)
+        return [u * w.to(u).sqrt()[:, None, None] for u, w in pairs]
+
+    def __call__(self, a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the distance of each image of a from that of b, (B,).
+
+        Parameters
+        ----------
+        a, b : Tensor
+            Images (B, C, H, W) in [0, 1].
+        mask : Tensor, optional
+            Weights of the pixels (B, 1, H, W), or (1, 1, H, W) for all images, not negative
+            and not all 0 in an image; see `feature_distance`.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, or a mask is negative or empty.
+        """
+        if a.shape != b.shape or a.ndim != 4:
+            raise ValueError(
+                "a and b must be images of one shape (B, C, H, W), "
+                f"got {tuple(a.shape)} and {tuple(b.shape)}"
+            )
+        if mask is not None:
+            shapes = [(n, 1, *a.shape[2:]) for n in (len(a), 1)]
+            if tuple(mask.shape) not in shapes:
+                raise ValueError(
+                    f"mask must have shape {shapes[0]} or {shapes[1]}, got {tuple(mask.shape)}"
+                )
+            if not bool((mask >= 0).all() & (mask.flatten(1).sum(1) > 0).all()):
+                raise ValueError(
+                    "mask must not be negative, and must have a pixel above 0 in each image"
+                )
+            mask = mask.to(a)
+        return feature_distance(self.maps(a), self.maps(b), mask)
+
+
+def feature_distance(
+    a: Sequence[Tensor], b: Sequence[Tensor], mask: Tensor | None = None
+) -> Tensor:
+    """Return the sum over layers of the mean squared difference of maps, (B,).
+
+    Parameters
+    ----------
+    a, b : sequence of Tensor
+        From `FeatureDistance.maps`, each (B, C_l, h_l, w_l).
+    mask : Tensor, optional
+        Weights m of the pixels (B or 1, 1, H, W), not negative. Brought to the size of each
+        layer, they weigh its positions (Huh et al. 2020, arXiv:2005.01703, equation 7)::
+
+            Σ_l  1 / M_l  Σ_hw  m_l |Δ_l|²,     M_l = Σ_hw m_l
+
+        The mask is shrunk bilinearly with antialiasing, so that a few pixels are not lost
+        between the positions of a coarse layer. A mask of ones is no mask.
     """
     total = torch.zeros(())
     for f, g in zip(a, b, strict=True):
-        total = total.to(f) + (unit(f) - unit(g)).square().sum(1).mean((1, 2))
+        far = (f - g).square().sum(1, keepdim=True)
+        if mask is None:
+            part = far.mean((1, 2, 3))
+        else:
+            m = F.interpolate(mask, size=far.shape[2:], mode="bilinear", antialias=True)
+            part = (m * far).sum((1, 2, 3)) / m.sum((1, 2, 3))
+        total = total.to(part) + part
     return total
 
 
-def unit(f: Tensor) -> Tensor:
-    """Scale feature vectors to unit length along the channels."""
-    return f * torch.rsqrt(f.square().sum(1, keepdim=True) + 1e-8)
-
-
 @torch.no_grad()
-def median_distance(features: Features, images: Tensor) -> float:
+def median_distance(features: Features | FeatureDistance, images: Tensor) -> float:
     """Return the median distance over consecutive pairs of images (2 N, C, H, W) in [0, 1].
 
     It is the unit of a perceptual term, so that a weight means the same for every
     feature extractor.
     """
-    distances = [
-        feature_distance(features(images[i : i + 1]), features(images[i + 1 : i + 2]))
-        for i in range(0, len(images) - 1, 2)
-    ]
-    return float(torch.cat(distances).median())
+    distance = features if isinstance(features, FeatureDistance) else FeatureDistance(features)
+    pairs = zip(images[::2].split(1), images[1::2].split(1), strict=True)  # type: ignore[no-untyped-call]
+    return float(torch.cat([distance(a, b) for a, b in pairs]).median())

@@ -46,8 +46,7 @@ class Objective:
         """Return the weighted terms that look at y, each (R,)."""
         terms = {"fidelity": self.fidelity * problem.mean_square(predicted, problem.fit)}
         if problem.perceptual is not None and self.perceptual:
-            distance = problem.perceptual(predicted[0], problem.seen(predicted[0]))
-            terms["perceptual"] = self.perceptual * distance
+            terms["perceptual"] = self.perceptual * problem.perceptual_distance(predicted[0])
         return terms
 
     def __call__(

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.acquisition import Forward, Leaves
-from gprior.features import Features, feature_distance
+from gprior.features import FeatureDistance, feature_distance
 from gprior.priors import Prior
 from gprior.randomness import generator
 
-__all__ = ["Perceptual", "Problem", "informative", "split"]
+__all__ = ["PerceptualTerm", "Problem", "informative", "split"]
 
 HOLD_OUT = 0.05
 LEAST_ENTRIES = 200  # that must remain for the fit when entries are held out
 
 
 @dataclass(frozen=True)
-class Perceptual:
-    """Distance of two images on some features, divided by its median over prior samples.
+class PerceptualTerm:
+    """Distance of two images on some features, in units of a typical one.
 
     Attributes
     ----------
-    features : callable
-        Images (R, C, H, W) in [0, 1] -> list of feature maps.
+    distance : FeatureDistance
+        On which features.
     unit : float
-        The median distance between two samples of the prior.
-    restore : callable
-        Maps measurements that are images to the shape that ``features`` expects.
+        Its median between two samples of the prior.
     """
 
-    features: Features
+    distance: FeatureDistance
     unit: float
-    restore: Callable[[Tensor], Tensor]
 
-    def __call__(self, predicted: Tensor, y: Tensor) -> Tensor:
-        """Return the distance for each row, (R,), with gradients to ``predicted`` alone."""
-        with torch.no_grad():
-            wanted = self.features(self.restore(y))
-        return feature_distance(self.features(self.restore(predicted)), wanted) / self.unit
+    def between(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Return the distance of the maps of two images, from ``distance.maps``, (R,)."""
+        return feature_distance(a, b) / self.unit
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,11 @@ class Problem:
     sigma : Tensor
         Noise standard deviation of each row (R,) for the discrepancy principle; NaN where
         it is not used.
-    perceptual : Perceptual or None
+    perceptual : PerceptualTerm or None
         The perceptual distance, where it applies.
+    maps : list of Tensor or None
+        The feature maps of y that it compares with, where they are known beforehand: see
+        `prepared`. Whoever replaces y replaces them too.
     """
 
     prior: Prior
@@ -79,7 +75,8 @@ class Problem:
     image: Tensor
     keys: list[tuple[int, int]]
     sigma: Tensor
-    perceptual: Perceptual | None = None
+    perceptual: PerceptualTerm | None = None
+    maps: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -94,7 +91,18 @@ class Problem:
             image=self.image[rows],
             keys=[self.keys[i] for i in rows.tolist()],
             sigma=self.sigma[rows],
+            maps=None if self.maps is None else [f[rows] for f in self.maps],
         )
+
+    @torch.no_grad()
+    def prepared(self) -> Problem:
+        """Return the rows with the feature maps of y, where these will not change.
+
+        They do where entries are held out, which the features see as they are predicted.
+        """
+        if self.perceptual is None or bool((entries(self.held) > 0).any()):
+            return self
+        return replace(self, maps=self.perceptual.distance.maps(self.y[0]))
 
     def draw_keys(self, name: str, step: int = 0) -> list[tuple[int, int, str, int]]:
         """Return one key per row for the draw of this name."""
@@ -137,6 +145,19 @@ class Problem:
     def finished(self, criterion: Tensor) -> Tensor:
         """Return which rows may stop now, (R,) bool: those at the noise level."""
         return self.sigma.isfinite() & (criterion <= 1)
+
+    def perceptual_distance(self, predicted: Tensor) -> Tensor:
+        """Return the perceptual distance of A x from y for each row, (R,).
+
+        Gradients reach ``predicted`` alone. There must be a perceptual term.
+        """
+        if self.perceptual is None:
+            raise ValueError("this problem has no perceptual term")
+        wanted = self.maps
+        if wanted is None:
+            with torch.no_grad():
+                wanted = self.perceptual.distance.maps(self.seen(predicted))
+        return self.perceptual.between(self.perceptual.distance.maps(predicted), wanted)
 
     def seen(self, predicted: Tensor) -> Tensor:
         """Return y (R, ...), held-out entries replaced by their prediction to stay unseen."""
@@ -205,21 +226,3 @@ def split(
         held.append(out)
         fit.append(mask - out)
     return fit, held
-
-
-def perceptual_of(prior: Prior) -> Perceptual | None:
-    """Return the distance on the features of the prior's own discriminator, if it has one."""
-    critic, unit = prior.discriminator, prior.record.get("perceptual_unit")
-    if critic is None or not unit or not math.isfinite(unit):
-        return None
-    size = critic.config["img_resolution"]
-    restore = getattr(prior, "restore", lambda x: x)
-
-    def at_full_size(x: Tensor) -> Tensor:
-        """Bring a smaller measurement to the features' size, by area (as BRGM does)."""
-        if tuple(x.shape[2:]) != prior.image_shape[1:]:
-            x = F.interpolate(x, size=prior.image_shape[1:], mode="area")
-        x = restore(x)
-        return x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode="area")
-
-    return Perceptual(lambda x: critic.features(2 * x - 1), unit, at_full_size)

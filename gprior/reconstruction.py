@@ -300,6 +300,7 @@ def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
         "stopping_rule": result.stop,
         "reason": sorted(set(result.reason)),
         "perceptual_term": result.perceptual,
+        "perceptual_features": result.features,
         "restarts": options.restarts,
         "seed": options.seed,
         "seconds": round(result.seconds, 2),

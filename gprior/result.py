@@ -62,6 +62,8 @@ class Result:
         Its name and constants.
     prior : dict
         Its name and record, with the adaptation if there is one.
+    features : str or None
+        The features of the perceptual term: ``"lpips-vgg"``, ``"discriminator"``, ...
     """
 
     x: Tensor
@@ -80,6 +82,7 @@ class Result:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
     prior: dict[str, Any] = field(default_factory=dict)
+    features: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the arrays, as JSON values."""
@@ -96,6 +99,7 @@ class Result:
             "diagnostics": {k: _numbers(v) for k, v in self.diagnostics.items()},
             "solver": self.solver,
             "prior": self.prior,
+            "features": self.features,
             "note": "generative reconstruction, not for diagnosis",
         }
 
@@ -152,6 +156,7 @@ class Result:
                 terms=_under("terms.", tensors),
                 diagnostics=_under("diagnostics.", tensors),
                 **kept,
+                features=facts.get("features"),  # which earlier files lack
             )
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no whole gprior result: {error}") from error

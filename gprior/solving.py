@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from gprior.acquisition import Forward, Leaves, as_leaves
-from gprior.features import median_distance
 from gprior.initial import check_init, latents_of
 from gprior.loop import Outcome, Watch
+from gprior.perceptual import choose
 from gprior.priors import Prior
 from gprior.priors.prior import Label
-from gprior.problem import Perceptual, Problem, entries, informative, perceptual_of, split
+from gprior.problem import PerceptualTerm, Problem, entries, informative, split
 from gprior.result import Result, best_restart
 from gprior.solvers import Solver, find_solver, name_of
 
@@ -258,24 +258,19 @@ def _rule(
     return fit, held, sigma
 
 
-def _perceptual(method: Solver, prior: Prior, forward: Forward, y: Leaves) -> Perceptual | None:
+def _perceptual(method: Solver, prior: Prior, forward: Forward, y: Leaves) -> PerceptualTerm | None:
     """Return the perceptual distance where it applies: between measurements that are images."""
     wanted = method.perceptual
-    if wanted is False or (wanted is None and not forward.measures_images):
+    if wanted is False or not method.has_perceptual:
+        return None
+    if wanted is None and not forward.measures_images:
         return None
     if len(y) != 1 or y[0].ndim != 4 or y[0].is_complex():
         if wanted is None:
             return None
         raise ValueError("perceptual needs a measurement that is one batch of images")
-    own = perceptual_of(prior)
-    if callable(wanted):
-        return Perceptual(wanted, median_distance(wanted, prior.sample(400)), lambda x: x)
-    if own is None and wanted:
-        raise ValueError(
-            "perceptual=True needs features: this prior has no discriminator; pass a callable "
-            "images -> list of feature maps as perceptual="
-        )
-    return own
+    found = choose(wanted, prior)
+    return None if found is None else PerceptualTerm(*found)
 
 
 def _run(
@@ -300,8 +295,9 @@ def _run(
                     callback(step, row + at, loss, image)
 
             watch = Watch(bar.update, look)
-            part, own = problem.take(rows), None if c is None else c[rows]
+            own = None if c is None else c[rows]
             try:
+                part = problem.take(rows).prepared()
                 parts.append(replace(method, max_batch=size).run(part, own, watch))
             except torch.cuda.OutOfMemoryError:
                 if len(rows) == 1:
@@ -344,4 +340,11 @@ def _result(
         diagnostics=kept.diagnostics,
         solver={"name": name_of(method), **method.constants()},
         prior={"name": prior.name, **prior.record},
+        features=_features(kept, problem),
     )
+
+
+def _features(outcome: Outcome, problem: Problem) -> str | None:
+    """Return the name of the features, where the method used them."""
+    term = problem.perceptual if "perceptual" in outcome.terms else None
+    return None if term is None else term.distance.name

@@ -33,6 +33,7 @@ BELOW = {
     "gprior.phantoms": (*SOLVING, *SEARCH, "gprior.priors"),
     "gprior.images": (*SOLVING, *SEARCH, "gprior.priors"),
     "gprior.training": (*SOLVING, *SEARCH, "gprior.operators"),
+    "gprior.perceptual": (*SOLVING, *SEARCH, *GENERATORS, "gprior.operators", "gprior.training"),
     "gprior.acquisition": (*SOLVING, *SEARCH, "gprior.priors"),
     **dict.fromkeys(SEARCH, (*SOLVING, *GENERATORS)),
     "gprior.solvers": ("gprior.solving", "gprior.cli", "gprior.demo", *GENERATORS),

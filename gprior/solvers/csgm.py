@@ -53,6 +53,7 @@ class CSGM(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
+    has_perceptual: ClassVar[bool] = False
     steps: int = 500
     init: Init = "random"
     fidelity: float = GRAY_LEVEL

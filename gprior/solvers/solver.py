@@ -12,6 +12,7 @@ from torch import Tensor
 from gprior.initial import Init, starting_point, tried
 from gprior.loop import Optimizer, Outcome, Watch, minimise
 from gprior.objective import Objective
+from gprior.perceptual import check_perceptual
 from gprior.problem import Problem
 from gprior.space import Space
 
@@ -30,19 +31,20 @@ class Solver:
     init : str, tensor, mapping or callable
         Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, latents, or an encoder
         (pseudo-inverse image -> latents).
-    perceptual : bool, callable or None
+    perceptual : bool, str, callable or None
         None applies the perceptual term where the measurement is an image; True insists;
-        False drops it; a callable (images in [0, 1] -> list of feature maps) replaces the
-        features.
+        False drops it. A name in `gprior.perceptual.NAMES`, a `gprior.Perceptual` or a
+        callable (images in [0, 1] -> list of feature maps) insists and chooses the features.
     max_batch : int
         Rows (images times restarts) through the generator at once; it changes memory and
         speed, never the answer.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    has_perceptual: ClassVar[bool] = True  # where it is False, ``perceptual`` is refused
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
-    perceptual: bool | Callable[..., Any] | None = None
+    perceptual: bool | str | Callable[..., Any] | None = None
     max_batch: int = 32
 
     def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
@@ -133,6 +135,7 @@ class Solver:
             raise ValueError(f"steps must be one positive integer, got {self.steps!r}")
         if not _whole(self.max_batch) or self.max_batch < 1:
             raise ValueError(f"max_batch must be a positive integer, got {self.max_batch!r}")
+        check_perceptual(self.perceptual, type(self).__name__, self.has_perceptual)
 
     def constants(self) -> dict[str, Any]:
         """Return the fields as JSON values, for records."""
