@@ -83,7 +83,7 @@ def reference(prior, ws, noise, content=None):
                 x = x + p[f"{name}.noise_strength"] * noise[layer]
             x = F.leaky_relu(x + p[f"{name}.bias"][:, None, None], 0.2) * math.sqrt(2)
             if clamp is not None:
-                x = x.clamp(-clamp * math.sqrt(2), clamp * math.sqrt(2))
+                x = x.clamp(-clamp, clamp)
             layer += 1
         name = f"blocks.{k}"
         style = affine(f"{name}.to_rgb", ws[:, layer])

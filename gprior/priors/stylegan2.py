@@ -86,7 +86,7 @@ class StyledConv(nn.Module):
         else:
             y = torch.addcmul(shift, y, (demod * gain).to(y.dtype))
         y = F.leaky_relu(y, SLOPE)
-        return y if clamp is None else y.clamp(-clamp * gain, clamp * gain)
+        return y if clamp is None else y.clamp(-clamp, clamp)
 
     def _noise(self, noise: str | Tensor, y: Tensor) -> Tensor:
         if isinstance(noise, Tensor):
@@ -215,6 +215,11 @@ class StyleGAN2(Prior):
         """Shapes (1, r, r) of the noise maps: 4x4, 8x8 first, 8x8 second, 16x16 first, ..."""
         log2 = self.num_ws // 2 + 1
         return [(1, 2**k, 2**k) for k in range(2, log2 + 1) for _ in range(1 if k == 2 else 2)]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that `synthesis` can start from, one per resolution from 4x4 on."""
+        return len(self.blocks)
 
     @property
     def content_shape(self) -> tuple[int, int, int]:
