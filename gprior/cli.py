@@ -191,7 +191,7 @@ def reconstruct(
 
 @main.command()
 def info(prior: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A prior.")]) -> None:
-    """Show what a prior is, without loading its weights.
+    """Show what a prior is: architecture, size, classes, origin.
 
     \b
     Example:
@@ -200,6 +200,51 @@ def info(prior: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A prior
     from gprior.priors.description import describe
 
     typer.echo(describe(prior))
+
+
+@main.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint of others.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new file, .safetensors.")],
+) -> None:
+    """Write a checkpoint that others trained in the native format.
+
+    Its origin, SHA-256 and what is known of its licence go with it. The file
+    is read as data: code in it is never run.
+
+    \b
+    Example:
+      gprior convert network.pkl faces.safetensors
+    """
+    from gprior.checkpoints.conversion import convert
+
+    typer.echo(convert(source, out))
+
+
+@main.command()
+def sample(
+    prior: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A prior.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="The picture.")],
+    n: Annotated[int, typer.Option("-n", metavar="N", help="Number of images.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of every random draw.")] = 0,
+    label: Annotated[
+        int | None, typer.Option(metavar="N", help="Class of the images [drawn].")
+    ] = None,
+    truncation: Annotated[
+        float | None, typer.Option(metavar="X", help="Psi, or BigGAN's truncation.")
+    ] = None,
+    device: Where = Device.auto,
+) -> None:
+    """Draw what a prior generates, as a grid.
+
+    \b
+    Example:
+      gprior sample phantom-64 -n 16 -o grid.png
+    """
+    from gprior.devices import pick_device
+    from gprior.sampling import sample
+
+    typer.echo(sample(prior, out, n, seed, label, truncation, str(pick_device(device.value))))
 
 
 @main.command()

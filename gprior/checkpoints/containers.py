@@ -207,8 +207,7 @@ def _read_zip(data: memoryview) -> Any:
         what = "NumPy arrays" if any(n.endswith(".npy") for n in entries) else "no data.pkl"
         raise ValueError(f"it is a zip archive with {what}, not a checkpoint of PyTorch")
     folder = pickles[0].removesuffix("data.pkl")
-    order = entries.get(f"{folder}byteorder", (None, 0))[0]
-    if order is not None and order != b"little":
+    if f"{folder}byteorder" in entries and bytes(entries[f"{folder}byteorder"][0]) != b"little":
         raise ValueError("its numbers are not little-endian")
 
     def locate(key: str, storage: Storage) -> None:

@@ -28,7 +28,7 @@ NVIDIA = (
 )
 UNKNOWN = "not in the file; ask whoever trained or published it"
 BIGGAN = "not in the file; the published BigGAN weights come with their repositories' terms"
-NEXT = "load it with its authors' code and wrap it as a gprior.priors.Prior"
+NEXT = "load it with its authors' code and wrap it in a gprior.priors.Generator"
 # Names that tell a look-alike, first match first: what it is, and what to do.
 OTHERS = {
     "synthesis.b4.const": (

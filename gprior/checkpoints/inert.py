@@ -287,6 +287,8 @@ MEANINGS: dict[Global, Callable[..., Any]] = {
     Global("dnnlib.tflib.network", "Network"): node("Network"),
 }
 for core in ("numpy.core", "numpy._core"):
-    MEANINGS[Global(f"{core}.multiarray", "_reconstruct")] = lambda *args: Stored()  # BUILD fills it
+    MEANINGS[Global(f"{core}.multiarray", "_reconstruct")] = lambda *args: (
+        Stored()
+    )  # BUILD fills it
     MEANINGS[Global(f"{core}.multiarray", "scalar")] = rebuild_scalar
 STORAGES = {Global("torch", f"{name}Storage"): dtype for name, dtype in DTYPES.items()}

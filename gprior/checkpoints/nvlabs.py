@@ -21,7 +21,7 @@ from gprior.priors.stylegan2 import StyleGAN2
 __all__ = ["from_nvlabs", "is_network"]
 
 MOST = 4096  # modules, and tensors
-NEXT = "load it with its authors' code and wrap it as a gprior.priors.Prior"
+NEXT = "load it with its authors' code and wrap it in a gprior.priors.Generator"
 
 
 def is_network(found: Any) -> bool:

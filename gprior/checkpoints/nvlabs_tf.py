@@ -59,7 +59,11 @@ def from_tensorflow(network: Node, most: int) -> StyleGAN2:
         if not isinstance(variables, list) or len(variables) + len(stored) > MOST:
             raise ValueError("a network in it has no list of variables")
         for pair in variables:
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+            if (
+                not isinstance(pair, (tuple, list))
+                or len(pair) != 2
+                or not isinstance(pair[0], str)
+            ):
                 raise ValueError("a network in it has a variable without a name")
             stored[f"{prefix}{pair[0][:80]}"] = pair[1]
     tensors = tensors_of({k: v for k, v in stored.items() if isinstance(v, Stored)}, most)
@@ -103,7 +107,9 @@ def _build(read: Weights, options: dict[str, Any]) -> StyleGAN2:
     log2 = read.count(r"synthesis/\d+x\d+/ToRGB/weight") + 1
     layers = read.count(r"mapping/Dense\d+/weight")
     names = [f"synthesis/{4 << k}x{4 << k}" for k in range(log2 - 1)]
-    widths = [read.shape(f"{n}/{'Conv1' if k else 'Conv'}/weight", 4)[3] for k, n in enumerate(names)]
+    widths = [
+        read.shape(f"{n}/{'Conv1' if k else 'Conv'}/weight", 4)[3] for k, n in enumerate(names)
+    ]
     n_first = read.shape("mapping/Dense0/weight", 2)[0]
     w_dim = read.shape(f"mapping/Dense{layers - 1}/weight", 2)[1]
     embed = "mapping/LabelEmbed/weight"

@@ -88,7 +88,7 @@ class Machine:
             if self.budget.instructions < 0:
                 raise ValueError(f"its pickle has more than {INSTRUCTIONS:,} instructions")
             if code not in BY_CODE:
-                name = getattr(pickletools.code2op.get(chr(code)), "name", hex(code))
+                name = next((op.name for op in pickletools.opcodes if ord(op.code) == code), code)
                 raise ValueError(f"its pickle has the instruction {name}, which no checkpoint has")
             form, action = BY_CODE[code]
             action(self, self.number(form)) if form else action(self)
@@ -104,7 +104,6 @@ class Machine:
     def number(self, form: str) -> Any:
         """Return the next number."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
-
 
     def marked(self) -> list[Any]:
         """Return what lies above the last mark, and forget the mark."""

@@ -53,7 +53,10 @@ def from_rosinality(tensors: dict[str, Tensor], latent_avg: Tensor | None) -> St
     state: State = {"const": read("input.input", 1, widths[0], 4, 4)}
     for i in range(layers):
         n_in = w_dim if i else z_dim
-        weight, bias = read(f"style.{i + 1}.weight", w_dim, n_in), read(f"style.{i + 1}.bias", w_dim)
+        weight, bias = (
+            read(f"style.{i + 1}.weight", w_dim, n_in),
+            read(f"style.{i + 1}.bias", w_dim),
+        )
         dense(state, f"mapping_network.layers.{i}", weight, bias, LR * root(n_in), LR)
     drawn = not any(name.startswith("noises.") for name in read.left)
     for k, width in enumerate(widths):
@@ -64,7 +67,9 @@ def from_rosinality(tensors: dict[str, Tensor], latent_avg: Tensor | None) -> St
             n_in = width if ours == "conv1" else widths[k - 1]
             weight = read(f"{theirs}.conv.weight", 1, width, n_in, 3, 3)[0] * root(n_in, 9)
             side = 4 << k
-            noise = _noise(number, side) if drawn else read(f"noises.noise_{number}", 1, 1, side, side)
+            noise = (
+                _noise(number, side) if drawn else read(f"noises.noise_{number}", 1, 1, side, side)
+            )
             strength = read(f"{theirs}.noise.weight", 1)
             bias = read(f"{theirs}.activate.bias", width)
             affine = _affine(read, f"{theirs}.conv", n_in, w_dim)

@@ -75,8 +75,8 @@ class Weights:
             some = ", ".join(name[:60] for name in sorted(self.left)[:3])
             raise ValueError(
                 f"{len(self.left)} tensors are no part of a StyleGAN2 generator of {self.layout} "
-                f"({some}): it is a variant; load it with its authors' code and wrap it as a "
-                "gprior.priors.Prior"
+                f"({some}): it is a variant; load it with its authors' code and wrap it in a "
+                "gprior.priors.Generator"
             )
 
 

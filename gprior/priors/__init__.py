@@ -8,7 +8,7 @@ from gprior.priors.adapt import AdaptedPrior
 from gprior.priors.biggan import BigGAN
 from gprior.priors.discriminator import Discriminator
 from gprior.priors.generator import Generator
-from gprior.priors.native import load_native, save_native
+from gprior.priors.native import is_native, load_native, save_native
 from gprior.priors.prior import Prior
 from gprior.priors.stylegan2 import StyleGAN2
 
@@ -37,7 +37,7 @@ def embedded() -> list[str]:
 
 
 def find(path_or_name: str | Path) -> Path:
-    """Return the file of a checkpoint or of an embedded prior.
+    """Return the file or folder of a checkpoint, or the file of an embedded prior.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def find(path_or_name: str | Path) -> Path:
         If there is neither.
     """
     path = Path(path_or_name)
-    if path.is_file():
+    if path.is_file() or (path / "config.json").is_file():
         return path
     if str(path_or_name) in embedded():
         return WEIGHTS / f"{path_or_name}.safetensors"
@@ -61,7 +61,9 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     Parameters
     ----------
     path_or_name : str or Path
-        A checkpoint in the native format, or the name of an embedded prior.
+        A checkpoint, in the native format or one that others trained (:doc:`/checkpoints`),
+        the folder of a BigGAN-deep, or the name of an embedded prior. What a file is, is told
+        by its content.
     device : str
         Where to put it.
 
@@ -75,7 +77,7 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     FileNotFoundError
         If there is no such file or name; the message lists the names.
     ValueError
-        If the file is truncated or is not what it says.
+        If the file is truncated, is not what it says, or is of a kind that is not read.
 
     Examples
     --------
@@ -87,7 +89,12 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     torch.Size([2, 1, 64, 64])
     """
     path = find(path_or_name)
-    prior = load_native(path)
+    if is_native(path):
+        prior: Prior = load_native(path)
+    else:
+        from gprior.checkpoints import load  # stands on this package
+
+        prior = load(path)
     prior.name = path.stem if path.parent == WEIGHTS else str(path)
     return prior.to(device)
 

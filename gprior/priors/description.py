@@ -1,20 +1,17 @@
-"""What ``gprior info`` shows: a checkpoint described from its header."""
+"""What ``gprior info`` shows: a checkpoint described, from its header alone where it has one."""
 
 from __future__ import annotations
 
 import json
 
-import torch
-
-from gprior.priors import find
-from gprior.priors.native import digest, header
-from gprior.priors.stylegan2 import StyleGAN2
+from gprior.priors import BigGAN, Prior, StyleGAN2, find, load_prior
+from gprior.priors.native import digest, header, is_native, skeleton
 
 __all__ = ["describe"]
 
 
 def describe(path_or_name: str) -> str:
-    """Describe a prior without reading its tensors.
+    """Describe a prior; of a native checkpoint without reading its tensors.
 
     Parameters
     ----------
@@ -31,7 +28,7 @@ def describe(path_or_name: str) -> str:
     FileNotFoundError
         If there is no such file or name; the message lists the names.
     ValueError
-        If the file is truncated or no checkpoint.
+        If the file is truncated or no checkpoint that is read.
 
     Examples
     --------
@@ -39,25 +36,36 @@ def describe(path_or_name: str) -> str:
     images        1 x 64 x 64, in [0, 1]
     """
     path = find(path_or_name)
-    meta, _ = header(path)
-    with torch.device("meta"):  # shapes without memory
-        generator = StyleGAN2(**meta["generator"])
-    record = meta.get("record", {})
-    C, H, W = generator.image_shape
-    count = sum(p.numel() for p in generator.parameters())
-    names = record.get("classes") or [f"{generator.c_dim} without names"] * bool(generator.c_dim)
-    critic = "yes, by its discriminator" if "discriminator" in meta else "no"
+    if is_native(path):
+        meta, _ = header(path)
+        prior: Prior = skeleton(meta)
+        record = meta.get("record", {})
+    else:
+        prior = load_prior(path)
+        record = prior.record
+        path = path / record["source"] if path.is_dir() else path
+    C, H, W = prior.image_shape
+    own = [p for name, p in prior.named_parameters() if not name.startswith("discriminator.")]
+    names = ", ".join(f"{k} {name}" for k, name in enumerate(record.get("classes", ())))
     lines = {
-        "architecture": f"{meta['architecture']}, z {generator.z_dim}, w {generator.num_ws} x "
-        f"{generator.config['w_dim']}",
+        "architecture": _architecture(prior),
         "images": f"{C} x {H} x {W}, in [0, 1]",
-        "parameters": f"{count:,} in the generator",
-        "classes": ", ".join(f"{k} {name}" for k, name in enumerate(names)) or "none",
-        "perceptual": critic,
+        "parameters": f"{sum(p.numel() for p in own):,} in the generator",
+        "classes": names or (f"{prior.c_dim} without names" if prior.c_dim else "none"),
+        "perceptual": "no" if prior.discriminator is None else "yes, by its discriminator",
         "file": str(path),
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
         "sha256": digest(path),
     }
-    origin = {k: v for k, v in record.items() if k != "classes"}
+    origin = {k: v for k, v in record.items() if k not in ("classes", "sha256")}
     lines |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in origin.items()}
     return "\n".join(f"{name.replace('_', ' '):<13} {value}" for name, value in lines.items())
+
+
+def _architecture(prior: Prior) -> str:
+    if isinstance(prior, StyleGAN2):
+        return f"StyleGAN2, z {prior.z_dim}, w {prior.num_ws} x {prior.w_dim}"
+    if isinstance(prior, BigGAN):
+        kind = "BigGAN-deep" if prior.deep else "BigGAN"
+        return f"{kind}, z {prior.z_dim}, class embedding {prior.embed_dim}"
+    return type(prior).__name__

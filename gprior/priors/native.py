@@ -24,7 +24,7 @@ from gprior.priors.layers import fold_, ready_
 from gprior.priors.prior import Prior
 from gprior.priors.stylegan2 import StyleGAN2
 
-__all__ = ["ARCHITECTURES", "header", "load_native", "save_native", "skeleton"]
+__all__ = ["ARCHITECTURES", "header", "is_native", "load_native", "save_native", "skeleton"]
 
 FORMAT = "gprior-1"
 
@@ -156,6 +156,17 @@ def digest(path: Path) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
+
+
+def is_native(path: Path) -> bool:
+    """Whether a file is in the native format, be it damaged, and not somebody else's."""
+    if path.is_dir() or not looks_native(path):
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except SafetensorError:
+        return True  # `header` says what is wrong with it
 
 
 def looks_native(path: Path) -> bool:
