@@ -8,7 +8,8 @@ Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN"
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping as AnyMapping
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ from gprior.priors.prior import Prior
 from gprior.randomness import normal
 
 State = tuple[Tensor, Tensor]
-Noise = str | Sequence[Tensor] | Mapping[int, Tensor]
+Noise = str | Sequence[Tensor] | AnyMapping[int, Tensor]
 NOISE_MODES = ("const", "zero", "random")
 SIDES = tuple(2**k for k in range(4, 11))
 
@@ -363,7 +364,7 @@ class StyleGAN2(Prior):
                 raise ValueError(f"noise must be one of {NOISE_MODES} or a list, got {noise!r}")
             return [noise] * (self.num_ws - 1)
         shapes = self.noise_shapes
-        if isinstance(noise, Mapping):
+        if isinstance(noise, AnyMapping):
             if unknown := sorted(set(noise) - set(range(len(shapes)))):
                 raise ValueError(f"noise has maps {unknown}; there are 0 to {len(shapes) - 1}")
             maps: list[str | Tensor] = [noise.get(i, "const") for i in range(len(shapes))]
