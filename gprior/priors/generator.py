@@ -192,12 +192,7 @@ class Generator(Prior):
         z = self.draw([(0, "try", 0), (0, "try", 1)])
         c = self.classes([0, self.c_dim - 1], 2) if self.c_dim else None
         with torch.enable_grad():
-            try:
-                x = self._raw(z.clone().requires_grad_(), c)
-            except Exception as error:
-                given = f"latents (2, {', '.join(map(str, self.latent_shape))})"
-                given += f" and classes (2, {self.c_dim})" * (c is not None)
-                raise ValueError(f"{self.name} does not run on {given}: {error}") from error
+            x = self._attempt(z.clone().requires_grad_(), c)
         if not isinstance(x, Tensor) or x.ndim != 4 or len(x) != 2 or x.is_complex():
             found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(
@@ -211,18 +206,27 @@ class Generator(Prior):
                 "torch.no_grad, .detach() or NumPy inside"
             )
         with torch.no_grad():
-            again, alone = self._raw(z, c), self._raw(z[:1], None if c is None else c[:1])
-        if not torch.allclose(again, x, rtol=1e-3, atol=1e-4):
-            raise ValueError(
-                f"{self.name} gives two images for one latent: switch off what it draws at "
-                "random, as dropout by .eval()"
-            )
-        if not torch.allclose(alone, x[:1], rtol=1e-3, atol=1e-4):
-            raise ValueError(
-                f"an image of {self.name} depends on the others of its batch: switch that off, "
-                "as batch statistics by .eval()"
-            )
+            if not torch.allclose(self._attempt(z, c), x, rtol=1e-3, atol=1e-4):
+                raise ValueError(
+                    f"{self.name} gives two images for one latent: switch off what it draws at "
+                    "random, as dropout by .eval()"
+                )
+            alone = self._attempt(z[:1], None if c is None else c[:1])
+            if not torch.allclose(alone, x[:1], rtol=1e-3, atol=1e-4):
+                raise ValueError(
+                    f"an image of {self.name} depends on the others of its batch: switch that "
+                    "off, as batch statistics by .eval()"
+                )
         return tuple(x.shape[1:])  # type: ignore[return-value]
+
+    def _attempt(self, z: Tensor, c: Tensor | None) -> Any:
+        """Run the module, its own error restated with what it was given."""
+        try:
+            return self._raw(z, c)
+        except Exception as error:
+            given = f"latents ({', '.join(map(str, (len(z), *self.latent_shape)))})"
+            given += "" if c is None else f" and classes {tuple(c.shape)}"
+            raise ValueError(f"{self.name} does not run on {given}: {error}") from error
 
     @torch.no_grad()
     def _split(self) -> list[nn.Module]:
