@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["scores"]
+from gprior.perceptual import locate, on_this_machine, random_distance
+
+__all__ = ["perceptual_scores", "scores"]
 
 
 @torch.no_grad()
@@ -27,3 +29,38 @@ def scores(found: Tensor, truth: Tensor) -> tuple[list[float], list[float]]:
 
     pair = found.clamp(0, 1), truth.clamp(0, 1)
     return deepinv.metric.PSNR()(*pair).tolist(), deepinv.metric.SSIM()(*pair).tolist()
+
+
+@torch.no_grad()
+def perceptual_scores(
+    found: Tensor, truth: Tensor, optimised: str | None = None
+) -> tuple[str, list[float]]:
+    """Return the perceptual distance of each image, and the name of the features it is on.
+
+    LPIPS on AlexNet where its weights are in torch hub's cache, else the distance on fixed
+    random features. The two are different numbers: report the name with them. A distance on
+    the features that a method optimised would flatter it, so these are never taken.
+
+    Parameters
+    ----------
+    found, truth : Tensor
+        (B, C, H, W); clamped to [0, 1].
+    optimised : str, optional
+        Features that the method optimised: `Result.features`.
+
+    Returns
+    -------
+    name : str
+        ``"lpips-alex"`` or ``"random-features"``.
+    distances : list of float
+        One for each image; 0 for equal ones.
+
+    Examples
+    --------
+    >>> x = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> perceptual_scores(x, x)[1]
+    [0.0, 0.0]
+    """
+    alex = optimised != "lpips-alex" and locate("alex").is_file()
+    distance = on_this_machine("alex") if alex else random_distance()
+    return distance.name, distance(found.clamp(0, 1), truth.clamp(0, 1)).tolist()
