@@ -27,7 +27,7 @@ class Generator(Prior):
     Parameters
     ----------
     module : nn.Module or callable
-        Maps latents (B, *latent_shape), and class vectors (B, c_dim) where there are
+        Maps latents ``(B, *latent_shape)``, and class vectors (B, c_dim) where there are
         classes, to images (B, C, H, W). A module is put in eval mode and frozen, in place;
         where it is an `nn.Sequential` without classes, searches may start after any of its
         children.
@@ -135,7 +135,7 @@ class Generator(Prior):
         Parameters
         ----------
         z : Tensor
-            (B, z_dim), or (B, *latent_shape).
+            (B, z_dim), or ``(B, *latent_shape)``.
         from_block, to_block : int
             Which children of the `nn.Sequential` run; all by default.
         state : tuple of Tensor, optional
@@ -161,7 +161,7 @@ class Generator(Prior):
         Parameters
         ----------
         z : Tensor
-            (B, z_dim), or (B, *latent_shape).
+            (B, z_dim), or ``(B, *latent_shape)``.
         c : Tensor, optional
             Class vectors (B, c_dim); required where there are classes.
         **blocks
