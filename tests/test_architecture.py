@@ -27,6 +27,7 @@ GENERATORS = tuple(
 BELOW = {
     "gprior.operators": (*SOLVING, *SEARCH, "gprior.priors", "gprior.training"),
     "gprior.priors": (*SOLVING, *SEARCH, "gprior.operators", "gprior.training", "gprior.result"),
+    "gprior.checkpoints": (*SOLVING, *SEARCH, "gprior.operators", "gprior.training"),
     "gprior.randomness": ("gprior.",),
     "gprior.files": ("gprior.",),
     "gprior.features": ("gprior.",),

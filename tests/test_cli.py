@@ -14,7 +14,7 @@ from gprior import __version__
 from gprior.cli import main
 from gprior.priors import save_prior
 
-COMMANDS = ("demo", "reconstruct", "info", "train")
+COMMANDS = ("demo", "reconstruct", "info", "convert", "sample", "train")
 
 
 def call(*words):
@@ -60,7 +60,7 @@ def test_version():
     assert call("--version").output.strip() == f"gprior {__version__}"
 
 
-@pytest.mark.parametrize("words", [[], ["reconstruct"], ["train"], ["demo"], ["info"]])
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS)])
 def test_help_imports_nothing_heavy_and_answers_in_half_a_second(words):
     code = (
         "import sys\nfrom gprior.cli import main\n"
@@ -131,7 +131,7 @@ CASES = {
     "negative noise": (["y.npy", "--noise", "-1"], ["noise"]),
     "missing prior": (["y.npy", "--prior", "none"], ["'none'", "phantom-64"]),
     "truncated prior": (["y.npy", "--prior", "{}/cut.safetensors"], ["whole safetensors"]),
-    "foreign prior": (["y.npy", "--prior", "{}/y.npy"], ["native format is .safetensors"]),
+    "foreign prior": (["y.npy", "--prior", "{}/y.npy"], ["it is a NumPy array"]),
     "fit of measurements": (["y.npy", "--fit", "crop"], ["--simulate"]),
     "intensity of measurements": (["y.npy", "--intensity", "0,1"], ["--simulate"]),
     "unreadable image": (["bad.png", "--simulate"], ["damaged"]),

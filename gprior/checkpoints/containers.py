@@ -204,8 +204,7 @@ def _read_zip(data: memoryview) -> Any:
         raise ValueError("it is a TorchScript file: run it yourself, and give gprior the function")
     pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
-        what = "NumPy arrays" if any(n.endswith(".npy") for n in entries) else "no data.pkl"
-        raise ValueError(f"it is a zip archive with {what}, not a checkpoint of PyTorch")
+        raise ValueError("it is a zip archive without one data.pkl, not a checkpoint of PyTorch")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in entries and bytes(entries[f"{folder}byteorder"][0]) != b"little":
         raise ValueError("its numbers are not little-endian")
@@ -251,8 +250,10 @@ def _entries(data: memoryview) -> dict[str, tuple[memoryview, int]]:
             places.append((begin, end))
     except (struct.error, UnicodeError) as error:
         raise ValueError("its zip directory is damaged; download it again") from error
+    if start != at:
+        raise ValueError("its zip directory is longer than it says; download it again")
     places.sort()
-    if start != at or any(end > begin for (_, end), (begin, _) in pairwise(places)):
+    if any(end > begin for (_, end), (begin, _) in pairwise(places)):
         raise ValueError("its zip entries lie over one another")
     return found
 
@@ -270,7 +271,10 @@ def _entry(
     if sign != b"PK\1\2" or local != b"PK\3\4" or not same:
         raise ValueError("its zip directory is damaged; download it again")
     if method or packed != size or flags & 0x41:
-        raise ValueError("its zip entries are compressed or encrypted, as PyTorch's never are")
+        raise ValueError(
+            "its zip entries are compressed or encrypted, as PyTorch's never are: it is another "
+            "archive; unpack it first, or give the checkpoint itself"
+        )
     if not PATH.fullmatch(name) or ".." in name.split("/"):
         raise ValueError("its zip archive has a name that is no plain path inside it")
     if start + size > directory:

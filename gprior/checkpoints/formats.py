@@ -113,6 +113,7 @@ def _recognise(path: Path, tree: Any) -> tuple[Prior, str, str]:
         prior: Prior = from_rosinality(tensors_of(_flat(tree["g_ema"]), most), latent_avg)
         return prior, "StyleGAN2 of rosinality/stylegan2-pytorch", UNKNOWN
     state = _flat(tree["state_dict"] if isinstance(tree.get("state_dict"), dict) else tree)
+    state.pop("latent_avg", None)
     decoder = {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
     if "convs.0.conv.weight" in decoder:
         prior = from_rosinality(tensors_of(decoder, most), latent_avg)

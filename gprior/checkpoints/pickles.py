@@ -19,7 +19,7 @@ from gprior.checkpoints.inert import MEANINGS, STORAGES, Global, Node, build
 
 __all__ = ["Budget", "check_depth", "parse"]
 
-INSTRUCTIONS = 500_000  # the largest published checkpoints have a tenth
+INSTRUCTIONS = 200_000  # networks of 1024 pixels have about 50,000
 TEXT = 1 << 24  # bytes of all text; what a memo returns again costs nothing
 DEPTH = 64  # of containers in containers
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*", re.ASCII)
@@ -201,6 +201,8 @@ class Machine:
 
     def mark(self) -> None:
         """MARK: put the stack aside."""
+        if len(self.outer) > DEPTH:
+            raise ValueError(f"its pickle nests more than {DEPTH} marks")
         self.outer.append(self.stack)
         self.stack = []
 
