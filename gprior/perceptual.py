@@ -115,7 +115,8 @@ def _backbone(net: str, path: Path) -> nn.ModuleList:
         raise FileNotFoundError(
             f"LPIPS with {net!r} needs the weights of torchvision's {name}, and {path} is no file. "
             f"gprior downloads nothing: place {file} there (it is at "
-            f"https://download.pytorch.org/models/{file}), or take gprior.Perceptual({net!r}, weights=PATH)"
+            f"https://download.pytorch.org/models/{file}), or take "
+            f"gprior.Perceptual({net!r}, weights=PATH)"
         )
     import torchvision
 
