@@ -156,7 +156,7 @@ def tensors_of(tree: Any, most: int) -> dict[str, Tensor]:
     tensors = {k: v.tensor() for k, v in found.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"tensor {name[:80]} has values that are NaN or infinite")
+            raise ValueError(f"tensor {name[:60]!r} has values that are NaN or infinite")
     return tensors
 
 

@@ -112,9 +112,12 @@ def _attribute(modules: dict[str, dict[str, Any]], path: str, name: str) -> Any:
 
 
 def _gain(modules: dict[str, dict[str, Any]], path: str, name: str) -> float:
-    value = _attribute(modules, path, name)
+    return _positive(_attribute(modules, path, name), f"{name} of {path}")
+
+
+def _positive(value: Any, what: str) -> float:
     if not isinstance(value, (int, float)) or not 0 < value < 1e6:
-        raise ValueError(f"{name} of {path} should be a positive number, got {str(value)[:60]}")
+        raise ValueError(f"{what} should be a positive number, got {str(value)[:60]!r}")
     return float(value)
 
 
@@ -144,6 +147,8 @@ def _build(read: Weights, modules: dict[str, dict[str, Any]]) -> StyleGAN2:
     ):
         if (value := _same(modules, name, paths)) != wanted:
             raise ValueError(f"its {name} is {str(value)[:60]!r}, only {wanted!r} is read: {NEXT}")
+    clamp = _same(modules, "conv_clamp", convs + rgbs)
+    use_noise = _same(modules, "use_noise", convs)
     w_dim = read.shape(f"mapping.fc{layers - 1}.weight", 2)[0]
     n_first = read.shape("mapping.fc0.weight", 2)[1]
     c_dim = read.shape("mapping.embed.weight", 2)[1] if "mapping.embed.weight" in read else 0
@@ -154,8 +159,8 @@ def _build(read: Weights, modules: dict[str, dict[str, Any]]) -> StyleGAN2:
         "w_dim": w_dim,
         "c_dim": c_dim,
         "num_mapping_layers": layers,
-        "conv_clamp": _same(modules, "conv_clamp", convs + rgbs),
-        "use_noise": _same(modules, "use_noise", convs),
+        "conv_clamp": None if clamp is None else _positive(clamp, "conv_clamp"),
+        "use_noise": bool(use_noise),
         "widths": widths,
     }
     state: State = {"const": read(f"{blocks[0]}.const", widths[0], 4, 4)[None]}
@@ -173,7 +178,7 @@ def _build(read: Weights, modules: dict[str, dict[str, Any]]) -> StyleGAN2:
         for conv in ("conv0", "conv1") if k else ("conv1",):
             path, n_in = f"{block}.{conv}", widths[k - 1] if conv == "conv0" else width
             noise = None
-            if config["use_noise"]:
+            if use_noise:
                 const = read(f"{path}.noise_const", sides[k], sides[k])
                 noise = read(f"{path}.noise_strength"), const
             weight = read(f"{path}.weight", width, n_in, 3, 3)

@@ -72,7 +72,7 @@ class Weights:
     def close(self) -> None:
         """Refuse tensors that nothing asked for: the generator is then another one."""
         if self.left:
-            some = ", ".join(name[:60] for name in sorted(self.left)[:3])
+            some = ", ".join(repr(name[:60]) for name in sorted(self.left)[:3])
             raise ValueError(
                 f"{len(self.left)} tensors are no part of a StyleGAN2 generator of {self.layout} "
                 f"({some}): it is a variant; load it with its authors' code and wrap it in a "
