@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from gprior.checkpoints.inert import Node, Stored, tensors_of
-from gprior.checkpoints.weights import State, Weights, assemble, dense, styled, torgb
+from gprior.checkpoints.layout import Affine, Layout
 from gprior.priors.stylegan2 import StyleGAN2
 
 __all__ = ["from_nvlabs", "is_network"]
@@ -45,9 +45,7 @@ def from_nvlabs(network: Node, most: int) -> StyleGAN2:
         If it is another network, or has options that `StyleGAN2` has not.
     """
     modules, code = _modules(network)
-    stored = _stored(modules)
-    read = Weights(tensors_of(stored, most), "NVIDIA")
-    prior = _build(read, modules)
+    prior = Nvidia(tensors_of(_stored(modules), most), modules).prior()
     if code:
         text = "".join(sorted(code)).encode(errors="replace")
         prior.record["code"] = (
@@ -103,103 +101,117 @@ def _stored(modules: dict[str, dict[str, Any]]) -> dict[str, Stored]:
     return found
 
 
-def _attribute(modules: dict[str, dict[str, Any]], path: str, name: str) -> Any:
-    """Return a plain attribute of a module."""
-    value = modules.get(path, {}).get(name, ...)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ValueError(f"{path} says nothing about its {name}: {NEXT}")
+class Nvidia(Layout):
+    """Names as ``synthesis.b8.conv0.weight``, and the attributes of every layer."""
+
+    project = "NVIDIA"
+
+    def __init__(self, tensors: dict[str, Tensor], modules: dict[str, dict[str, Any]]) -> None:
+        super().__init__(tensors)
+        self.modules = modules
+
+    def config(self) -> dict[str, Any]:
+        """Return what shapes and attributes say."""
+        if any(name.startswith("synthesis.input.") for name in self.left):
+            raise ValueError(f"it is StyleGAN3 (T or R), which is not StyleGAN2: {NEXT}")
+        if not any(name.startswith("synthesis.b4.") for name in self.left):
+            raise ValueError("it is a discriminator, or no generator; give the file with G_ema")
+        blocks = range(self.count(r"synthesis\.b\d+\.conv1\.weight"))
+        layers = [f"mapping.fc{i}" for i in range(self.count(r"mapping\.fc\d+\.weight"))]
+        convs = [self.path(k, part) for k in blocks for part in ("conv0", "conv1")][1:]
+        rgbs = [self.path(k, "rgb") for k in blocks]
+        self._need("architecture", "skip", [f"synthesis.b{4 << k}" for k in blocks])
+        self._need("activation", "lrelu", convs + layers)
+        clamp = self._same("conv_clamp", convs + rgbs)
+        w_dim = self.shape(f"mapping.fc{len(layers) - 1}.weight", 2)[0]
+        embed = "mapping.embed.weight"
+        c_dim = self.shape(embed, 2)[1] if embed in self.left else 0
+        return {
+            "img_resolution": 2 << len(blocks),
+            "img_channels": self.shape(f"{rgbs[0]}.weight", 4)[0],
+            "z_dim": self.shape("mapping.fc0.weight", 2)[1] - (w_dim if c_dim else 0),
+            "w_dim": w_dim,
+            "c_dim": c_dim,
+            "num_mapping_layers": len(layers),
+            "conv_clamp": None if clamp is None else _positive(clamp, "conv_clamp"),
+            "use_noise": bool(self._same("use_noise", convs)),
+            "widths": [self.shape(f"{self.path(k, 'conv1')}.weight", 4)[0] for k in blocks],
+        }
+
+    def const(self, width: int) -> Tensor:
+        """Return the constant input."""
+        return self.read("synthesis.b4.const", width, 4, 4)[None]
+
+    def dense(self, i: int, n_in: int, n_out: int) -> Affine:
+        """Return a layer with the gains that it says it has."""
+        path = f"mapping.fc{i}"
+        weight = self.read(f"{path}.weight", n_out, n_in) * self._gain(path, "weight_gain")
+        return weight, self.read(f"{path}.bias", n_out) * self._gain(path, "bias_gain")
+
+    def embed(self, c_dim: int, w_dim: int) -> Affine:
+        """Return the class embedding."""
+        return self._linear("mapping.embed", w_dim, c_dim)
+
+    def path(self, k: int, part: str) -> str:
+        """Return the name of a layer."""
+        return f"synthesis.b{4 << k}.{'torgb' if part == 'rgb' else part}"
+
+    def conv(self, path: str, n_in: int, n_out: int) -> Tensor:
+        """Return the weight; it has no gain."""
+        return self.read(f"{path}.weight", n_out, n_in, 3, 3)
+
+    def rgb(self, path: str, n_in: int, n_out: int) -> Affine:
+        """Return weight with gain, and bias."""
+        weight = self.read(f"{path}.weight", n_out, n_in, 1, 1) * self._gain(path, "weight_gain")
+        return weight, self.read(f"{path}.bias", n_out)
+
+    def affine(self, path: str, n_out: int, w_dim: int) -> Affine:
+        """Return the modulation."""
+        return self._linear(f"{path}.affine", n_out, w_dim)
+
+    def bias(self, path: str, n: int) -> Tensor:
+        """Return the bias."""
+        return self.read(f"{path}.bias", n)
+
+    def noise(self, path: str, number: int, side: int) -> Affine:
+        """Return strength and map."""
+        return self.read(f"{path}.noise_strength"), self.read(f"{path}.noise_const", side, side)
+
+    def mean(self, w_dim: int) -> Tensor:
+        """Return w_avg."""
+        return self.read("mapping.w_avg", w_dim)
+
+    def close(self) -> None:
+        """Check the filters; refuse what is left."""
+        self.filters([name for name in self.left if name.endswith(".resample_filter")], 1)
+        super().close()
+
+    def _linear(self, path: str, n_out: int, n_in: int) -> Affine:
+        self._need("activation", "linear", [path])
+        weight = self.read(f"{path}.weight", n_out, n_in) * self._gain(path, "weight_gain")
+        return weight, self.read(f"{path}.bias", n_out) * self._gain(path, "bias_gain")
+
+    def _gain(self, path: str, name: str) -> float:
+        return _positive(self._same(name, [path]), f"{name} of {path}")
+
+    def _need(self, name: str, wanted: str, paths: list[str]) -> None:
+        if (value := self._same(name, paths)) != wanted:
+            raise ValueError(f"its {name} is {str(value)[:60]!r}, only {wanted!r} is read: {NEXT}")
+
+    def _same(self, name: str, paths: list[str]) -> Any:
+        """Return a plain attribute that all these modules have, and have in common."""
+        values = {_plain(self.modules.get(path, {}).get(name, ...)) for path in paths}
+        if len(values) != 1 or ... in values:
+            raise ValueError(f"its layers differ in their {name}, or say nothing of it: {NEXT}")
+        return values.pop()
 
 
-def _gain(modules: dict[str, dict[str, Any]], path: str, name: str) -> float:
-    return _positive(_attribute(modules, path, name), f"{name} of {path}")
+def _plain(value: Any) -> Any:
+    """Return a value that is safe to hash, or an ellipsis."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else ...
 
 
 def _positive(value: Any, what: str) -> float:
     if not isinstance(value, (int, float)) or not 0 < value < 1e6:
         raise ValueError(f"{what} should be a positive number, got {str(value)[:60]!r}")
     return float(value)
-
-
-def _same(modules: dict[str, dict[str, Any]], name: str, paths: list[str]) -> Any:
-    """Return an attribute that all these modules must have in common."""
-    values = {_attribute(modules, path, name) for path in paths}
-    if len(values) != 1:
-        raise ValueError(f"its layers differ in {name}, which is not read: {NEXT}")
-    return values.pop()
-
-
-def _build(read: Weights, modules: dict[str, dict[str, Any]]) -> StyleGAN2:
-    if any(name.startswith("synthesis.input.") for name in read.left):
-        raise ValueError(f"it is StyleGAN3 (T or R), which is not StyleGAN2: {NEXT}")
-    if "b4.out.weight" in read or not any(n.startswith("synthesis.") for n in read.left):
-        raise ValueError("it is a discriminator, or no generator; give the file that holds G_ema")
-    log2 = read.count(r"synthesis\.b\d+\.conv1\.weight") + 1
-    layers = read.count(r"mapping\.fc\d+\.weight")
-    sides = [4 << k for k in range(log2 - 1)]
-    blocks = [f"synthesis.b{side}" for side in sides]
-    widths = [read.shape(f"{block}.conv1.weight", 4)[0] for block in blocks]
-    convs = [f"{block}.conv{i}" for block in blocks for i in (0, 1) if block != blocks[0] or i]
-    rgbs = [f"{block}.torgb" for block in blocks]
-    for name, wanted, paths in (
-        ("architecture", "skip", blocks),
-        ("activation", "lrelu", convs + [f"mapping.fc{i}" for i in range(layers)]),
-    ):
-        if (value := _same(modules, name, paths)) != wanted:
-            raise ValueError(f"its {name} is {str(value)[:60]!r}, only {wanted!r} is read: {NEXT}")
-    clamp = _same(modules, "conv_clamp", convs + rgbs)
-    use_noise = _same(modules, "use_noise", convs)
-    w_dim = read.shape(f"mapping.fc{layers - 1}.weight", 2)[0]
-    n_first = read.shape("mapping.fc0.weight", 2)[1]
-    c_dim = read.shape("mapping.embed.weight", 2)[1] if "mapping.embed.weight" in read else 0
-    config: dict[str, Any] = {
-        "img_resolution": sides[-1],
-        "img_channels": read.shape(f"{rgbs[0]}.weight", 4)[0],
-        "z_dim": n_first - (w_dim if c_dim else 0),
-        "w_dim": w_dim,
-        "c_dim": c_dim,
-        "num_mapping_layers": layers,
-        "conv_clamp": None if clamp is None else _positive(clamp, "conv_clamp"),
-        "use_noise": bool(use_noise),
-        "widths": widths,
-    }
-    state: State = {"const": read(f"{blocks[0]}.const", widths[0], 4, 4)[None]}
-    for i in range(layers):
-        path, n_in = f"mapping.fc{i}", w_dim if i else n_first
-        weight, bias = read(f"{path}.weight", w_dim, n_in), read(f"{path}.bias", w_dim)
-        gains = _gain(modules, path, "weight_gain"), _gain(modules, path, "bias_gain")
-        dense(state, f"mapping_network.layers.{i}", weight, bias, *gains)
-    if c_dim:
-        ours = "mapping_network.embed"
-        state[f"{ours}.weight"], state[f"{ours}.bias"] = _linear(
-            read, modules, "mapping.embed", w_dim, c_dim
-        )
-    for k, (block, width) in enumerate(zip(blocks, widths, strict=True)):
-        for conv in ("conv0", "conv1") if k else ("conv1",):
-            path, n_in = f"{block}.{conv}", widths[k - 1] if conv == "conv0" else width
-            noise = None
-            if use_noise:
-                const = read(f"{path}.noise_const", sides[k], sides[k])
-                noise = read(f"{path}.noise_strength"), const
-            weight = read(f"{path}.weight", width, n_in, 3, 3)
-            affine = _linear(read, modules, f"{path}.affine", n_in, w_dim)
-            styled(state, f"blocks.{k}.{conv}", weight, affine, read(f"{path}.bias", width), noise)
-        path, n = f"{block}.torgb", config["img_channels"]
-        weight = read(f"{path}.weight", n, width, 1, 1) * _gain(modules, path, "weight_gain")
-        affine = _linear(read, modules, f"{path}.affine", width, w_dim)
-        torgb(state, f"blocks.{k}", weight, affine, read(f"{path}.bias", n))
-    read.filters([n for n in read.left if n.endswith(".resample_filter")], 1)
-    w_avg = read("mapping.w_avg", w_dim)
-    read.close()
-    # One mean for all classes, as there.
-    return assemble(config, state, w_avg.expand(c_dim, w_dim) if c_dim else w_avg)
-
-
-def _linear(
-    read: Weights, modules: dict[str, dict[str, Any]], path: str, n_out: int, n_in: int
-) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a layer without activation, gains folded."""
-    if _attribute(modules, path, "activation") != "linear":
-        raise ValueError(f"{path} has an activation, which is not read: {NEXT}")
-    weight = read(f"{path}.weight", n_out, n_in) * _gain(modules, path, "weight_gain")
-    return weight, read(f"{path}.bias", n_out) * _gain(modules, path, "bias_gain")

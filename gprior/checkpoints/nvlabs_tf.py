@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gprior.checkpoints.inert import Node, Stored, tensors_of
-from gprior.checkpoints.weights import State, Weights, assemble, dense, root, styled, torgb
+from gprior.checkpoints.layout import Affine, Layout, root
 from gprior.priors.stylegan2 import StyleGAN2
 
 __all__ = ["from_tensorflow"]
@@ -75,7 +75,7 @@ def from_tensorflow(network: Node, most: int) -> StyleGAN2:
         raise ValueError("its labels are joined without normalisation, as is not read")
     if "synthesis/4x4/Const/const" not in tensors:
         raise ValueError("it is a discriminator, or no StyleGAN2 generator; give (G, D, Gs)")
-    return _build(Weights(tensors, "NVIDIA (TensorFlow)"), options)
+    return TensorFlow(tensors, options).prior()
 
 
 def _plain(value: Any) -> Any:
@@ -103,68 +103,90 @@ def _networks(network: Node) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _build(read: Weights, options: dict[str, Any]) -> StyleGAN2:
-    log2 = read.count(r"synthesis/\d+x\d+/ToRGB/weight") + 1
-    layers = read.count(r"mapping/Dense\d+/weight")
-    names = [f"synthesis/{4 << k}x{4 << k}" for k in range(log2 - 1)]
-    widths = [
-        read.shape(f"{n}/{'Conv1' if k else 'Conv'}/weight", 4)[3] for k, n in enumerate(names)
-    ]
-    n_first = read.shape("mapping/Dense0/weight", 2)[0]
-    w_dim = read.shape(f"mapping/Dense{layers - 1}/weight", 2)[1]
-    embed = "mapping/LabelEmbed/weight"
-    c_dim = read.shape(embed, 2)[0] if embed in read else 0
-    use_noise = "synthesis/noise0" in read
-    config: dict[str, Any] = {
-        "img_resolution": 1 << log2,
-        "img_channels": read.shape(f"{names[0]}/ToRGB/weight", 4)[3],
-        "z_dim": n_first - (w_dim if c_dim else 0),
-        "w_dim": w_dim,
-        "c_dim": c_dim,
-        "num_mapping_layers": layers,
-        "conv_clamp": _number(options, "conv_clamp", None),
-        "use_noise": use_noise,
-        "widths": widths,
-    }
-    lr = _number(options, "mapping_lrmul", 0.01)
-    state: State = {"const": read(f"{names[0]}/Const/const", 1, widths[0], 4, 4)}
-    for i in range(layers):
-        n_in = w_dim if i else n_first
-        weight = read(f"mapping/Dense{i}/weight", n_in, w_dim).t()
-        bias = read(f"mapping/Dense{i}/bias", w_dim)
-        dense(state, f"mapping_network.layers.{i}", weight, bias, lr * root(n_in), lr)
-    if c_dim:
-        state["mapping_network.embed.weight"] = read(embed, c_dim, w_dim).t() * root(c_dim)
-        state["mapping_network.embed.bias"] = read("mapping/LabelEmbed/bias", w_dim)
-    for k, (name, width) in enumerate(zip(names, widths, strict=True)):
-        layers_of = {"conv0": "Conv0_up", "conv1": "Conv1"} if k else {"conv1": "Conv"}
-        for ours, theirs in layers_of.items():
-            path, n_in = f"{name}/{theirs}", widths[k - 1] if ours == "conv0" else width
-            weight = read(f"{path}/weight", 3, 3, n_in, width).permute(3, 2, 0, 1) * root(n_in, 9)
-            weight = weight.flip(2, 3) if ours == "conv0" else weight
-            number, side = 2 * k - (ours == "conv0"), 4 << k
-            const = read(f"synthesis/noise{number}", 1, 1, side, side) if use_noise else None
-            noise = None if const is None else (read(f"{path}/noise_strength"), const)
-            affine, bias = _affine(read, path, n_in, w_dim), read(f"{path}/bias", width)
-            styled(state, f"blocks.{k}.{ours}", weight, affine, bias, noise)
-        path, n = f"{name}/ToRGB", config["img_channels"]
-        weight = read(f"{path}/weight", 1, 1, width, n).permute(3, 2, 0, 1) * root(width)
-        affine, bias = _affine(read, path, width, w_dim), read(f"{path}/bias", n)
-        torgb(state, f"blocks.{k}", weight, affine, bias)
-    w_avg = read("dlatent_avg", w_dim)
-    for training in ("lod", "synthesis/lod"):
-        read.left.pop(training, None)
-    read.close()
-    return assemble(config, state, w_avg.expand(c_dim, w_dim) if c_dim else w_avg)
+class TensorFlow(Layout):
+    """Names as ``synthesis/8x8/Conv0_up/weight``."""
 
+    project = "NVIDIA (TensorFlow)"
 
-def _number(options: dict[str, Any], name: str, default: Any) -> Any:
-    value = options.get(name, default)
-    if value is not None and (not isinstance(value, (int, float)) or not 0 < value < 1e6):
-        raise ValueError(f"its option {name} should be a positive number")
-    return value
+    def __init__(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> None:
+        super().__init__(tensors)
+        self.options = options
+        self.lr = self._number("mapping_lrmul", 0.01)
 
+    def config(self) -> dict[str, Any]:
+        """Return what shapes and options say."""
+        blocks = range(max(self.count(r"synthesis/\d+x\d+/ToRGB/weight"), 1))
+        layers = self.count(r"mapping/Dense\d+/weight")
+        w_dim = self.shape(f"mapping/Dense{layers - 1}/weight", 2)[1]
+        embed = "mapping/LabelEmbed/weight"
+        c_dim = self.shape(embed, 2)[0] if embed in self.left else 0
+        return {
+            "img_resolution": 2 << len(blocks),
+            "img_channels": self.shape(f"{self.path(0, 'rgb')}/weight", 4)[3],
+            "z_dim": self.shape("mapping/Dense0/weight", 2)[0] - (w_dim if c_dim else 0),
+            "w_dim": w_dim,
+            "c_dim": c_dim,
+            "num_mapping_layers": layers,
+            "conv_clamp": self._number("conv_clamp", None),
+            "use_noise": "synthesis/noise0" in self.left,
+            "widths": [self.shape(f"{self.path(k, 'conv1')}/weight", 4)[3] for k in blocks],
+        }
 
-def _affine(read: Weights, path: str, n_out: int, w_dim: int) -> tuple[Tensor, Tensor]:
-    weight = read(f"{path}/mod_weight", w_dim, n_out).t() * root(w_dim)
-    return weight, read(f"{path}/mod_bias", n_out) + 1
+    def const(self, width: int) -> Tensor:
+        """Return the constant input."""
+        return self.read("synthesis/4x4/Const/const", 1, width, 4, 4)
+
+    def dense(self, i: int, n_in: int, n_out: int) -> Affine:
+        """Return a layer with its gain and learning-rate multiplier."""
+        weight = self.read(f"mapping/Dense{i}/weight", n_in, n_out).t() * (self.lr * root(n_in))
+        return weight, self.read(f"mapping/Dense{i}/bias", n_out) * self.lr
+
+    def embed(self, c_dim: int, w_dim: int) -> Affine:
+        """Return the class embedding, of stylegan2-ada."""
+        weight = self.read("mapping/LabelEmbed/weight", c_dim, w_dim).t() * root(c_dim)
+        return weight, self.read("mapping/LabelEmbed/bias", w_dim)
+
+    def path(self, k: int, part: str) -> str:
+        """Return the name of a layer."""
+        word = {"rgb": "ToRGB", "conv0": "Conv0_up", "conv1": "Conv1" if k else "Conv"}[part]
+        return f"synthesis/{4 << k}x{4 << k}/{word}"
+
+    def conv(self, path: str, n_in: int, n_out: int) -> Tensor:
+        """Return the weight with its gain, HWIO made OIHW, unflipped."""
+        weight = self.read(f"{path}/weight", 3, 3, n_in, n_out).permute(3, 2, 0, 1)
+        return (weight.flip(2, 3) if path.endswith("_up") else weight) * root(n_in, 9)
+
+    def rgb(self, path: str, n_in: int, n_out: int) -> Affine:
+        """Return weight with gain, and bias."""
+        weight = self.read(f"{path}/weight", 1, 1, n_in, n_out).permute(3, 2, 0, 1) * root(n_in)
+        return weight, self.read(f"{path}/bias", n_out)
+
+    def affine(self, path: str, n_out: int, w_dim: int) -> Affine:
+        """Return the modulation, to whose bias 1 is added."""
+        weight = self.read(f"{path}/mod_weight", w_dim, n_out).t() * root(w_dim)
+        return weight, self.read(f"{path}/mod_bias", n_out) + 1
+
+    def bias(self, path: str, n: int) -> Tensor:
+        """Return the bias."""
+        return self.read(f"{path}/bias", n)
+
+    def noise(self, path: str, number: int, side: int) -> Affine:
+        """Return strength and map."""
+        const = self.read(f"synthesis/noise{number}", 1, 1, side, side)
+        return self.read(f"{path}/noise_strength"), const
+
+    def mean(self, w_dim: int) -> Tensor:
+        """Return dlatent_avg."""
+        return self.read("dlatent_avg", w_dim)
+
+    def close(self) -> None:
+        """Leave the level of detail of training out; refuse what else is left."""
+        for name in ("lod", "synthesis/lod"):
+            self.left.pop(name, None)
+        super().close()
+
+    def _number(self, name: str, default: float | None) -> Any:
+        value = self.options.get(name, default)
+        if value is not None and (not isinstance(value, (int, float)) or not 0 < value < 1e6):
+            raise ValueError(f"its option {name} should be a positive number")
+        return None if value is None else float(value)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.checkpoints.weights import State, Weights, assemble, dense, root, styled, torgb
+from gprior.checkpoints.layout import Affine, Layout, root
 from gprior.priors.stylegan2 import StyleGAN2
 from gprior.randomness import generator
 
@@ -35,77 +35,91 @@ def from_rosinality(tensors: dict[str, Tensor], latent_avg: Tensor | None) -> St
     ValueError
         If a tensor is missing, of another shape, or no part of this architecture.
     """
-    read = Weights(tensors, "rosinality/stylegan2-pytorch")
-    log2 = read.count(r"to_rgbs\.\d+\.bias") + 2
-    layers = read.count(r"style\.\d+\.weight")
-    z_dim = read.shape("style.1.weight", 2)[1]
-    w_dim = read.shape(f"style.{layers}.weight", 2)[0]
-    widths = [read.shape("input.input", 4)[1]]
-    widths += [read.shape(f"convs.{2 * j}.conv.weight", 5)[1] for j in range(log2 - 2)]
-    config: dict[str, Any] = {
-        "img_resolution": 1 << log2,
-        "img_channels": read.shape("to_rgb1.bias", 4)[1],
-        "z_dim": z_dim,
-        "w_dim": w_dim,
-        "num_mapping_layers": layers,
-        "widths": widths,
-    }
-    state: State = {"const": read("input.input", 1, widths[0], 4, 4)}
-    for i in range(layers):
-        n_in = w_dim if i else z_dim
-        weight, bias = (
-            read(f"style.{i + 1}.weight", w_dim, n_in),
-            read(f"style.{i + 1}.bias", w_dim),
-        )
-        dense(state, f"mapping_network.layers.{i}", weight, bias, LR * root(n_in), LR)
-    drawn = not any(name.startswith("noises.") for name in read.left)
-    for k, width in enumerate(widths):
-        names = [("conv1", "conv1", 0)]
-        if k:
-            names = [(f"conv{i}", f"convs.{2 * k - 2 + i}", 2 * k - 1 + i) for i in (0, 1)]
-        for ours, theirs, number in names:
-            n_in = width if ours == "conv1" else widths[k - 1]
-            weight = read(f"{theirs}.conv.weight", 1, width, n_in, 3, 3)[0] * root(n_in, 9)
-            side = 4 << k
-            noise = (
-                _noise(number, side) if drawn else read(f"noises.noise_{number}", 1, 1, side, side)
-            )
-            strength = read(f"{theirs}.noise.weight", 1)
-            bias = read(f"{theirs}.activate.bias", width)
-            affine = _affine(read, f"{theirs}.conv", n_in, w_dim)
-            styled(state, f"blocks.{k}.{ours}", weight, affine, bias, (strength, noise))
-            if ours == "conv0":
-                read.filters([f"{theirs}.conv.blur.kernel"], 4)
-        theirs, n = f"to_rgbs.{k - 1}" if k else "to_rgb1", config["img_channels"]
-        weight = read(f"{theirs}.conv.weight", 1, n, width, 1, 1)[0] * root(width)
-        affine = _affine(read, f"{theirs}.conv", width, w_dim)
-        torgb(state, f"blocks.{k}", weight, affine, read(f"{theirs}.bias", 1, n, 1, 1))
-        if k:
-            read.filters([f"{theirs}.upsample.kernel"], 4)
-    read.close()
-    prior = assemble(config, state, _mean(latent_avg, w_dim))
-    if drawn:
+    layout = Rosinality(tensors, latent_avg)
+    prior = layout.prior()
+    if layout.drawn:
         prior.record["noise"] = "maps drawn here: the file has none"
     return prior
 
 
-def _affine(read: Weights, name: str, n_out: int, w_dim: int) -> tuple[Tensor, Tensor]:
-    weight = read(f"{name}.modulation.weight", n_out, w_dim) * root(w_dim)
-    return weight, read(f"{name}.modulation.bias", n_out)
+class Rosinality(Layout):
+    """Names as ``convs.0.conv.weight``; block k > 0 has convs 2k - 2 and 2k - 1."""
 
+    project = "rosinality/stylegan2-pytorch"
 
-def _noise(number: int, side: int) -> Tensor:
-    """Return a noise map for the early files that have none, the same at every load."""
-    return torch.randn(1, 1, side, side, generator=generator("noise", number))
+    def __init__(self, tensors: dict[str, Tensor], latent_avg: Tensor | None) -> None:
+        super().__init__(tensors)
+        self.latent_avg = latent_avg
+        self.drawn = not any(name.startswith("noises.") for name in tensors)
 
+    def config(self) -> dict[str, Any]:
+        """Return what the shapes say."""
+        blocks = self.count(r"to_rgbs\.\d+\.bias") + 1
+        layers = self.count(r"style\.\d+\.weight")
+        convs = (self.shape(f"convs.{2 * j}.conv.weight", 5)[1] for j in range(blocks - 1))
+        return {
+            "img_resolution": 2 << blocks,
+            "img_channels": self.shape("to_rgb1.bias", 4)[1],
+            "z_dim": self.shape("style.1.weight", 2)[1],
+            "w_dim": self.shape(f"style.{layers}.weight", 2)[0],
+            "num_mapping_layers": layers,
+            "widths": [self.shape("input.input", 4)[1], *convs],
+        }
 
-def _mean(latent_avg: Tensor | None, w_dim: int) -> Tensor | None:
-    if latent_avg is None:
-        return None
-    rows = latent_avg.float()
-    rows = rows[None] if rows.ndim == 1 else rows
-    if rows.ndim != 2 or rows.shape[1] != w_dim or not len(rows) or (rows != rows[:1]).any():
-        raise ValueError(
-            f"latent_avg should be ({w_dim},), or that in equal rows, got {tuple(latent_avg.shape)}"
-        )
-    return rows[0]
+    def const(self, width: int) -> Tensor:
+        """Return input.input."""
+        return self.read("input.input", 1, width, 4, 4)
+
+    def dense(self, i: int, n_in: int, n_out: int) -> Affine:
+        """Return style.1, ...: style.0 is the normalisation."""
+        weight = self.read(f"style.{i + 1}.weight", n_out, n_in)
+        return weight * (LR * root(n_in)), self.read(f"style.{i + 1}.bias", n_out) * LR
+
+    def path(self, k: int, part: str) -> str:
+        """Return the name of a layer."""
+        if part == "rgb":
+            return f"to_rgbs.{k - 1}" if k else "to_rgb1"
+        return f"convs.{2 * k - 2 + int(part[-1])}" if k else "conv1"
+
+    def conv(self, path: str, n_in: int, n_out: int) -> Tensor:
+        """Return the weight with its gain."""
+        return self.read(f"{path}.conv.weight", 1, n_out, n_in, 3, 3)[0] * root(n_in, 9)
+
+    def rgb(self, path: str, n_in: int, n_out: int) -> Affine:
+        """Return weight with gain, and bias."""
+        weight = self.read(f"{path}.conv.weight", 1, n_out, n_in, 1, 1)[0] * root(n_in)
+        return weight, self.read(f"{path}.bias", 1, n_out, 1, 1).flatten()
+
+    def affine(self, path: str, n_out: int, w_dim: int) -> Affine:
+        """Return the modulation."""
+        weight = self.read(f"{path}.conv.modulation.weight", n_out, w_dim) * root(w_dim)
+        return weight, self.read(f"{path}.conv.modulation.bias", n_out)
+
+    def bias(self, path: str, n: int) -> Tensor:
+        """Return the bias of the activation."""
+        return self.read(f"{path}.activate.bias", n)
+
+    def noise(self, path: str, number: int, side: int) -> Affine:
+        """Return strength and map; early files have no maps, so they are drawn, always the same."""
+        strength = self.read(f"{path}.noise.weight", 1)
+        if self.drawn:
+            return strength, torch.randn(side, side, generator=generator("noise", number))
+        return strength, self.read(f"noises.noise_{number}", 1, 1, side, side)
+
+    def mean(self, w_dim: int) -> Tensor | None:
+        """Return latent_avg, which pSp repeats for every layer."""
+        if self.latent_avg is None:
+            return None
+        rows = self.latent_avg.float()
+        rows = rows[None] if rows.ndim == 1 else rows
+        if rows.ndim != 2 or rows.shape[1] != w_dim or not len(rows) or (rows != rows[:1]).any():
+            raise ValueError(
+                f"latent_avg should be ({w_dim},), or that in equal rows, got "
+                f"{tuple(self.latent_avg.shape)}"
+            )
+        return rows[0]
+
+    def close(self) -> None:
+        """Check the filters; refuse what is left."""
+        self.filters([n for n in self.left if n.endswith((".blur.kernel", ".upsample.kernel"))], 4)
+        super().close()
