@@ -197,7 +197,7 @@ def test_a_prior_keeps_nothing_of_the_file(tmp_path):
     same(prior.synthesis(recorded("ada")[0]["wplus"]), recorded("ada")[0]["img_wplus_const"])
 
 
-@pytest.mark.parametrize("kind", ["ada", "rosinality"])
+@KINDS
 def test_solvers_run_on_them(kind):
     prior = loaded(kind)
     A = gprior.operators.Downsampling(prior.image_shape, 2)
@@ -312,6 +312,24 @@ def test_stylegan3_is_refused_by_name():
     path = DATA / "nvlabs_sg3repo" / "sg3t_16_unsupported" / "network.pkl"
     with pytest.raises(ValueError, match=r"StyleGAN3 \(T or R\).*Generator"):
         load_prior(path)
+
+
+def test_a_discriminator_in_the_place_of_the_generator_is_refused(tmp_path):
+    data = FILES["ada conditional"].read_bytes()
+    for old, new in (
+        (b"\x8c\x05G_ema\x94", b"\x8c\x05other\x94"),
+        (b"\x8c\1D\x94", b"\x8c\5G_ema\x94"),
+    ):
+        assert data.count(old) == 1
+        data = data.replace(old, new)
+    (tmp_path / "n.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match="discriminator"):
+        load_prior(tmp_path / "n.pkl")
+    data = FILES["tensorflow"].read_bytes()
+    assert data.endswith(b"\x87\x94.")  # the three as a tuple
+    (tmp_path / "n.pkl").write_bytes(data[:-3] + b"0.")  # the second alone
+    with pytest.raises(ValueError, match="discriminator"):
+        load_prior(tmp_path / "n.pkl")
 
 
 def test_networks_without_an_average_are_refused(tmp_path):
