@@ -16,6 +16,7 @@ from gprior.checkpoints.inert import Node, Stored, tensors_of
 from gprior.checkpoints.nvlabs import from_nvlabs, is_network
 from gprior.checkpoints.nvlabs_tf import from_tensorflow
 from gprior.checkpoints.rosinality import from_rosinality
+from gprior.priors.biggan import from_biggan_pytorch, from_huggingface
 from gprior.priors.native import digest
 from gprior.priors.prior import Prior
 
@@ -124,8 +125,6 @@ def _recognise(path: Path, tree: Any) -> tuple[Prior, str, str]:
     if "generator.gen_z.weight_orig" in state:
         return _huggingface(path, tensors_of(state, most)), "BigGAN-deep of Hugging Face", BIGGAN
     if {"shared.weight", "linear.weight", "blocks.0.0.conv1.weight"} <= state.keys():
-        from gprior.priors.biggan import from_biggan_pytorch
-
         return from_biggan_pytorch(tensors_of(state, most)), "BigGAN-PyTorch", BIGGAN
     raise ValueError(f"it is {_other(tree, state)}")
 
@@ -155,8 +154,6 @@ def _other(tree: dict[Any, Any], state: dict[str, Stored]) -> str:
 
 def _huggingface(path: Path, tensors: dict[str, Tensor]) -> Prior:
     """Return the BigGAN-deep of a folder; its config.json has what shapes do not say."""
-    from gprior.priors.biggan import from_huggingface
-
     where = path.parent / "config.json"
     if not where.exists():
         raise ValueError(

@@ -11,7 +11,8 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,8 @@ NUMPY = {
 SCALARS = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "u1": "<B", "b1": "<?"}
 
 
-class Global(NamedTuple):
+@dataclass(frozen=True)
+class Global:
     """A name in a file: two strings, never imported."""
 
     module: str
