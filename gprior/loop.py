@@ -118,7 +118,8 @@ class Outcome:
     history : Tensor
         Loss at every step (R, steps); NaN after a row has stopped.
     reason : list of str
-        Why each row stopped: ``"steps"``, ``"discrepancy"`` or ``"non-finite"``.
+        Why each row stopped: ``"steps"``, ``"discrepancy"``, ``"non-finite"``, or for
+        L-BFGS ``"converged"``.
     evaluations : Tensor
         Forward and backward passes per row (R,); a forward alone counts 1/3.
     start : dict
@@ -208,6 +209,7 @@ def minimise(
     """
     R, watch = len(problem), watch or Watch()
     before = 0 if earlier is None else earlier.history.shape[1]
+    start = space.enter(problem.prior, start)
     variables = space.initial(problem.prior, start, moment(problem, before, 0.0))
     start = {**start, **{f"first.{k}": v.detach().clone() for k, v in variables.items()}}
     variables = space.project(variables, start, 0.0)
@@ -216,7 +218,7 @@ def minimise(
     record = torch.full((R,), torch.inf, dtype=first.dtype, device=first.device)
     history = torch.full((R, steps), torch.nan, dtype=first.dtype)
     reason = ["steps"] * R if earlier is None else list(earlier.reason)
-    spent = torch.zeros(R, dtype=torch.float64)
+    spent = torch.full((R,), space.entry, dtype=torch.float64)
     rows, own, begin = torch.arange(R, device=first.device), problem, start
     state = optimizer.fresh(variables)
 
@@ -295,7 +297,10 @@ def descend(
     with torch.enable_grad():
         inputs = space.decode(variables, start, at)
         image = problem.prior(**inputs)
-        predicted = problem.measure(image)
+        seen = image
+        if sigma := objective.clip_noise:
+            seen = (image + sigma * at.draw("clip-noise", image.shape[1:])).clamp(0, 1)
+        predicted = problem.measure(seen)
         loss = total(objective(problem, variables, start, inputs, predicted))
         slopes = torch.autograd.grad(loss.sum(), list(variables.values()))
     grads = dict(zip(variables, slopes, strict=True))

@@ -34,6 +34,12 @@ class Objective:
     perceptual : float
         Weight of the perceptual distance of y and A x in units of its median over prior
         samples; no part where the problem has none.
+    tolerance : float
+        The mean square below which the data do not count.
+    halvings : bool
+        Whether the perceptual distance is summed over halvings of both images.
+    clip_noise : float
+        The search sees the image with noise of this deviation, clipped to [0, 1].
     regularizers : mapping
         Name -> (weight, function of (variables, start, generator inputs) -> (R,)).
     """
@@ -41,12 +47,20 @@ class Objective:
     fidelity: float
     perceptual: float = 0.0
     regularizers: Mapping[str, tuple[float, Regularizer]] | None = None
+    tolerance: float = 0.0
+    halvings: bool = False
+    clip_noise: float = 0.0
 
     def data(self, problem: Problem, predicted: Leaves) -> Terms:
         """Return the weighted terms that look at y, each (R,)."""
-        terms = {"fidelity": self.fidelity * problem.mean_square(predicted, problem.fit)}
+        square = problem.mean_square(predicted, problem.fit)
+        if self.tolerance:
+            square = square.clamp_min(self.tolerance)
+        terms = {"fidelity": self.fidelity * square}
         if problem.perceptual is not None and self.perceptual:
-            terms["perceptual"] = self.perceptual * problem.perceptual_distance(predicted[0])
+            terms["perceptual"] = self.perceptual * problem.perceptual_distance(
+                predicted[0], self.halvings
+            )
         return terms
 
     def __call__(

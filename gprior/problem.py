@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.acquisition import Forward, Leaves
@@ -146,18 +147,27 @@ class Problem:
         """Return which rows may stop now, (R,) bool: those at the noise level."""
         return self.sigma.isfinite() & (criterion <= 1)
 
-    def perceptual_distance(self, predicted: Tensor) -> Tensor:
+    def perceptual_distance(self, predicted: Tensor, halvings: bool = False) -> Tensor:
         """Return the perceptual distance of A x from y for each row, (R,).
 
-        Gradients reach ``predicted`` alone. There must be a perceptual term.
+        With ``halvings`` plus that of both averaged over 2x2 pixels, again and again while
+        at least 16 are left. Gradients reach ``predicted`` alone. There must be a perceptual
+        term.
         """
         if self.perceptual is None:
             raise ValueError("this problem has no perceptual term")
-        wanted = self.maps
+        maps, between = self.perceptual.distance.maps, self.perceptual.between
+        wanted, y = self.maps, self.seen(predicted)
         if wanted is None:
             with torch.no_grad():
-                wanted = self.perceptual.distance.maps(self.seen(predicted))
-        return self.perceptual.between(self.perceptual.distance.maps(predicted), wanted)
+                wanted = maps(y)
+        total = between(maps(predicted), wanted)
+        while halvings and min(y.shape[2:]) >= 32:
+            predicted, y = (F.avg_pool2d(image, 2) for image in (predicted, y))
+            with torch.no_grad():
+                wanted = maps(y)
+            total = total + between(maps(predicted), wanted)
+        return total
 
     def seen(self, predicted: Tensor) -> Tensor:
         """Return y (R, ...), held-out entries replaced by their prediction to stay unseen."""

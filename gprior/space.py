@@ -46,9 +46,16 @@ class Space:
     ----------
     needs : frozenset of str
         Names of the prior's inputs that the space sets.
+    entry : float
+        Evaluations that `enter` takes.
     """
 
     needs: frozenset[str] = frozenset()
+    entry: float = 0.0
+
+    def enter(self, prior: Prior, start: Variables) -> Variables:
+        """Return the starting point with what the space adds to it; here nothing."""
+        return start
 
     def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
         """Return the variables at a starting point with entries ``z``, ``w`` (and ``c``)."""
@@ -84,6 +91,16 @@ class Product(Space):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Union of what the parts need."""
         return frozenset().union(*(part.needs for part in self.parts))
+
+    @property
+    def entry(self) -> float:  # type: ignore[override]
+        """Sum of what entering the parts takes."""
+        return sum(part.entry for part in self.parts)
+
+    def enter(self, prior: Prior, start: Variables) -> Variables:
+        for part in self.parts:
+            start = part.enter(prior, start)
+        return start
 
     def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
         return {k: v for part in self.parts for k, v in part.initial(prior, start, at).items()}
@@ -254,12 +271,20 @@ class Content(Space):
 class AfterBlock(Space):
     """The features that enter block k; what else enters it is carried unchanged.
 
-    ``start`` has this state by the names ``state.k.0`` (features), ``state.k.1`` (the image
-    so far), see `push`.
+    The state is ``state.k.0`` (the features), ``state.k.1`` (the image so far).
     """
 
     k: int
     needs = frozenset({"state"})
+    entry = 1 / 3
+
+    @torch.no_grad()
+    def enter(self, prior: Prior, start: Variables) -> Variables:
+        """Add the state that the starting point's code produces before block k."""
+        state = prior.run_blocks(**inputs_of(start), to_block=self.k)
+        parts = (state,) if isinstance(state, Tensor) else state
+        others = {name: v for name, v in start.items() if not name.startswith("state.")}
+        return {**others, **{f"state.{self.k}.{i}": part for i, part in enumerate(parts)}}
 
     def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
         return {f"state.{self.k}.0": start[f"state.{self.k}.0"].clone()}
@@ -268,15 +293,8 @@ class AfterBlock(Space):
         return _state(self.finish(variables, start, at))
 
     def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
-        own = {name: v for name, v in start.items() if name.startswith(f"state.{self.k}.")}
+        own = {name: v for name, v in start.items() if name.startswith("state.")}
         return {**own, **variables}
-
-    @torch.no_grad()
-    def push(self, prior: Prior, code: Variables) -> Variables:
-        """Return the state that a code produces before block k."""
-        state = prior.run_blocks(**inputs_of(code), to_block=self.k)
-        parts = (state,) if isinstance(state, Tensor) else state
-        return {f"state.{self.k}.{i}": part for i, part in enumerate(parts)}
 
 
 @dataclass(frozen=True)
@@ -338,13 +356,24 @@ class Sphere(Bound):
 
 @dataclass(frozen=True)
 class L1Ball(Bound):
-    """|x - first|_1 <= radius for each row, one radius per name."""
+    """|x - first|_1 <= radius for each row, one radius per name.
+
+    Attributes
+    ----------
+    radii : tuple of float
+        In the order of ``names``.
+    per_entry : bool
+        Radii are those of the mean over entries instead of the sum.
+    """
 
     radii: tuple[float, ...]
+    per_entry: bool = False
 
     def nearest(self, name: str, x: Tensor, first: Tensor) -> Tensor:
+        away = (x - first).flatten(1)
         radius = self.radii[self.names.index(name.split(".")[0])]
-        return first + onto_l1_ball((x - first).flatten(1), radius).view_as(x)
+        radius *= away.shape[1] if self.per_entry else 1
+        return first + onto_l1_ball(away, radius).view_as(x)
 
 
 def onto_l1_ball(v: Tensor, radius: float) -> Tensor:

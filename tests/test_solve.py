@@ -27,7 +27,18 @@ ROWS: dict[str, dict[str, Any]] = {
     "lbrgm": {"steps": 6, "init": "best-of:3"},
     "brgm": {"steps": 6},
     "csgm": {"steps": 6},
+    "pulse": {"steps": 6},
+    "projector": {"steps": 6},
+    "i2s": {"steps": 6},
+    "i2s++": {"steps": (4, 2)},
+    "pnorm": {"steps": 6},
+    "ilo": {"steps": (3, 2, 1, 1)},
+    "sphinx": {"steps": 6, "full": True},
+    "latent": {"steps": 6, "spaces": ("z+", "content", "noise")},
+    "robust": {"steps": (2, 2, 2)},
 }
+# Methods whose search sees other images than the code that they return.
+DRAWING = {"projector", "sphinx"}
 TOLERANCE = 1e-6
 DOUBLE = torch.float64
 

@@ -47,6 +47,18 @@ class Prior(nn.Module):
     record: dict[str, Any]
     discriminator: Discriminator | None
 
+    if TYPE_CHECKING:  # what a prior has where its inputs say so
+        const: Any  # content: (1, channels, 4, 4)
+
+        @property
+        def content_shape(self) -> tuple[int, int, int]: ...  # content
+        @property
+        def num_filters(self) -> int: ...  # filters
+        @property
+        def num_blocks(self) -> int: ...  # state
+        def noise_maps(self) -> list[Tensor]: ...  # noise
+        def run_blocks(self, *args: Any, **inputs: Any) -> Any: ...  # state
+
     def __init__(self) -> None:
         super().__init__()
         self.record = {}

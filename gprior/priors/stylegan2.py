@@ -223,9 +223,14 @@ class StyleGAN2(Prior):
         return len(self.blocks)
 
     @property
+    def num_filters(self) -> int:
+        """Most output filters of a layer: the rows of one style per output filter."""
+        return max(m.weight.shape[0] for m in self.modules() if isinstance(m, ModulatedConv))
+
+    @property
     def content_shape(self) -> tuple[int, int, int]:
         """Shape (channels, 4, 4) of the constant input."""
-        return tuple(self.const.shape[1:])  # type: ignore[return-value]
+        return tuple(self.const.shape[1:])
 
     def noise_maps(self) -> list[Tensor]:
         """Return the constant noise maps, each (1, 1, r, r), in the order of `noise_shapes`."""

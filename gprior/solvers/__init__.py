@@ -8,12 +8,50 @@ from typing import Any
 from gprior.priors import Prior
 from gprior.solvers.brgm import BRGM
 from gprior.solvers.csgm import CSGM
+from gprior.solvers.i2s import I2S, I2SPlusPlus
+from gprior.solvers.ilo import ILO
+from gprior.solvers.latent import Latent
 from gprior.solvers.lbrgm import LBRGM
+from gprior.solvers.pnorm import PNorm
+from gprior.solvers.projector import Projector
+from gprior.solvers.pulse import PULSE
+from gprior.solvers.robust import Robust
 from gprior.solvers.solver import Solver
+from gprior.solvers.sphinx import SPHInX
 
-__all__ = ["BRGM", "CSGM", "LBRGM", "SOLVERS", "Solver", "find_solver", "name_of"]
+__all__ = [
+    "BRGM",
+    "CSGM",
+    "I2S",
+    "ILO",
+    "LBRGM",
+    "PULSE",
+    "SOLVERS",
+    "I2SPlusPlus",
+    "Latent",
+    "PNorm",
+    "Projector",
+    "Robust",
+    "SPHInX",
+    "Solver",
+    "find_solver",
+    "name_of",
+]
 
-SOLVERS: dict[str, type[Solver]] = {"lbrgm": LBRGM, "brgm": BRGM, "csgm": CSGM}
+SOLVERS: dict[str, type[Solver]] = {
+    "lbrgm": LBRGM,
+    "brgm": BRGM,
+    "csgm": CSGM,
+    "pulse": PULSE,
+    "projector": Projector,
+    "i2s": I2S,
+    "i2s++": I2SPlusPlus,
+    "pnorm": PNorm,
+    "ilo": ILO,
+    "sphinx": SPHInX,
+    "latent": Latent,
+    "robust": Robust,
+}
 
 
 def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, Any]) -> Solver:
@@ -61,7 +99,7 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
         if wrong:
             raise TypeError(f"{name} has no constant {wrong}; its constants are {sorted(valid)}")
         found = kind(**constants)
-    lacking = sorted(found.needs - prior.inputs)
+    lacking = sorted(found.required() - prior.inputs)
     if lacking:
         raise ValueError(
             f"{type(found).__name__} needs the inputs {lacking}, which this prior lacks; "

@@ -94,7 +94,7 @@ class BRGM(Solver):
                 "cosine": (self.cosine, lambda u, *_: cosine_disagreement(u["w"])),
             },
         )
-        return self.search(problem, c, watch, WPlus(), objective, Adam(self.lr * s))
+        return self.search(problem, c, watch, objective, (WPlus(), Adam(self.lr * s)))
 
 
 def cosine_disagreement(w: Tensor) -> Tensor:

@@ -66,4 +66,4 @@ class CSGM(Solver):
             fidelity=self.fidelity,
             regularizers={"latent": (self.latent, lambda u, *_: u["z"].square().mean(1))},
         )
-        return self.search(problem, c, watch, Z(), objective, Adam(self.lr))
+        return self.search(problem, c, watch, objective, (Z(), Adam(self.lr)))

@@ -100,4 +100,4 @@ class LBRGM(Solver):
             },
         )
         adam = Adam({"w": self.lr * s, "z": self.lr_z}, self.betas)
-        return self.search(problem, c, watch, WPlus() & Auxiliary("z"), objective, adam)
+        return self.search(problem, c, watch, objective, (WPlus() & Auxiliary("z"), adam))

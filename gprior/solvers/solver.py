@@ -67,15 +67,29 @@ class Solver:
         problem: Problem,
         c: Tensor | None,
         watch: Watch,
-        space: Space,
         objective: Objective,
-        optimizer: Optimizer,
+        *stages: tuple[Space, Optimizer],
     ) -> Outcome:
-        """Minimise the objective over the space, from where `init` says."""
+        """Minimise the objective over one space after the other, from where `init` says.
+
+        A stage starts from the best code of the one before; one of no steps is left out.
+        """
         start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
-        outcome = minimise(problem, space, objective, start, self.total, optimizer, watch)
+        outcome = None
+        for (space, optimizer), steps in zip(stages, self.stages, strict=True):
+            if steps:
+                outcome = minimise(
+                    problem, space, objective, start, steps, optimizer, watch, outcome
+                )
+                start = {**outcome.start, **outcome.code}
+        if outcome is None:
+            raise ValueError(f"steps must be positive in one stage at least, got {self.steps}")
         outcome.evaluations += cost
         return outcome
+
+    def required(self) -> frozenset[str]:
+        """Return the prior's inputs that the method needs with these constants."""
+        return self.needs
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from gprior.priors import Prior
 
-__all__ = ["spread"]
+__all__ = ["samples_by_class", "spread"]
 
 SAMPLES = 4096
 
 
 @torch.no_grad()
-def spread(prior: Prior) -> float:
-    """Return s, the root mean square of an entry of w - w_avg, within a class.
-
-    From 4096 keyed draws through the mapping network alone.
-    """
+def samples_by_class(prior: Prior) -> list[Tensor]:
+    """Return styles w (n, w_dim) of 4096 keyed draws in all, one tensor per class."""
     z = prior.draw([(0, "spread", i) for i in range(SAMPLES)])
     if not prior.c_dim:
-        return float((prior.mapping(z)[:, 0] - prior.w_avg).square().mean().sqrt())
-    total = 0.0
+        return [prior.mapping(z)[:, 0]]
+    found = []
     for label in range(prior.c_dim):
         rows = z[label :: prior.c_dim]
-        w = prior.mapping(rows, prior.classes(label, len(rows)))[:, 0]
-        total += float((w - prior.w_avg[label]).square().mean())
-    return float((total / prior.c_dim) ** 0.5)
+        found.append(prior.mapping(rows, prior.classes(label, len(rows)))[:, 0])
+    return found
+
+
+def spread(prior: Prior) -> float:
+    """Return s, the root mean square of an entry of w - w_avg, within a class."""
+    means = prior.w_avg if prior.c_dim else prior.w_avg[None]
+    squares = [
+        float((w - mean).square().mean())
+        for w, mean in zip(samples_by_class(prior), means, strict=True)
+    ]
+    return float((sum(squares) / len(squares)) ** 0.5)

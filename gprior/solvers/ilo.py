@@ -1,0 +1,156 @@
+"""ILO: intermediate layer optimization.
+
+Daras, Dean, Jalal and Dimakis 2021, "Intermediate layer optimization for inverse problems
+using deep generative models", arXiv:2102.07364. With G = G_k ∘ F_k, cut before block k,
+round k minimises over the features u, the latents z+ of all layers and the noise maps n::
+
+    J = λ_pix |y - A G_k(u, z+, n)|² + λ_vgg |φ(y) - φ(A G_k)|² + λ_geo Geo(z+)
+
+    subject to |u - u_k|_1 ≤ r_u, |z+ - z_k|_1 ≤ r_z, |n - n_k|_1 ≤ r_n
+
+from the point (u_k, z_k, n_k) that the best image of the rounds before has there. Round 0
+has no u. Each latent and each noise map keeps its norm. Adam with a step that rises over
+5 % and falls over the last 75 % of each round. Geo is PULSE's cross term.
+
+Differs from the authors' code
+------------------------------
+- The state between two blocks is (features, image so far). Theirs drops the image, so that
+  each round starts from another picture than the one before ended with; here, with zero
+  steps, every round starts from exactly G(z).
+- The best iterate counts over all rounds, and the next round starts from it. Theirs keeps
+  the best of the last round alone, and goes on from the last iterate.
+- The balls are on by default: a radius is a fraction of the median ℓ1 distance between two
+  samples of the prior (``radius="auto"``). The paper's are absolute, for one generator:
+  ``radius=(1000, 1000, 6000)``; ``radius=None`` switches them off, as their code does.
+  Round 0 is free.
+- Geo compares latents of different layers. Theirs slices the batch instead, and is NaN for
+  one image.
+- z+ goes through the generator's own mapping network. Theirs replaces it by a random affine
+  map and a leaky ReLU, fitted to W; with it z+ has no relation to the prior's z.
+- z+ starts with one z repeated for all layers, so that candidates are samples of the prior.
+- For priors without styles z+ is z, and for those without noise maps there are none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gprior.initial import Init
+from gprior.loop import Adam, Outcome, Watch
+from gprior.objective import GRAY_LEVEL, Objective
+from gprior.priors import Prior
+from gprior.problem import Problem
+from gprior.solvers.solver import Solver
+from gprior.solvers.terms import geodesic_cross, trapezoid
+from gprior.space import AfterBlock, L1Ball, Noise, Space, Sphere, Variables, Z, ZPlus
+
+__all__ = ["ILO"]
+
+AUTO = 0.25  # of the distance between two samples
+PAIRS = 16
+
+
+@dataclass(frozen=True)
+class ILO(Solver):
+    """Search z+ and noise, then what enters successive blocks (Daras et al. 2021).
+
+    Parameters
+    ----------
+    steps : int or tuple of 4 int
+        Iterates of each round; the paper's for compressed sensing are 300, 200, 100, 100.
+        Round k starts before block k, the last ones before the last block where there are
+        fewer.
+    pixel : float
+        λ_pix, on the mean of (y - A x)² over observed entries.
+    feature : float
+        λ_vgg, on the perceptual distance in units of its median over prior samples. Theirs
+        is 0 for inpainting and compressed sensing, and equal to λ_pix, on images in
+        [-1, 1], for super-resolution.
+    cross : float
+        λ_geo, on the squared angles between latents of different layers.
+    radius : "auto", float, tuple of 3 float, or None
+        Of the balls around features, z+ and each noise map in rounds 1 to 3: a fraction of
+        the median ℓ1 distance between two samples of the prior ("auto": 0.25), absolute
+        numbers (one per round, for all three kinds), or no balls.
+    lr : float
+        Adam's step.
+    init, perceptual, max_batch
+        See `Solver`; the paper starts from one random latent.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"z", "state"})
+    steps: int | tuple[int, ...] = (300, 200, 100, 100)
+    init: Init = "random"
+    pixel: float = GRAY_LEVEL
+    feature: float = 0.0
+    cross: float = 0.01
+    radius: str | float | tuple[float, ...] | None = "auto"
+    lr: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        radii = self.radius if isinstance(self.radius, (tuple, list)) else (self.radius,) * 3
+        positive = all(isinstance(r, (int, float)) and r > 0 for r in radii)
+        if self.radius not in ("auto", None) and not (positive and len(radii) == 3):
+            raise ValueError(
+                "radius must be 'auto', None, a positive fraction, or 3 positive numbers for "
+                f"rounds 1 to 3, got {self.radius!r}"
+            )
+
+    def cost(self, classes: int) -> float:
+        """Return the evaluations; entering rounds 1 to 3 takes a forward pass each."""
+        return super().cost(classes) + sum(n > 0 for n in self.stages[1:]) / 3
+
+    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+        """Run the rounds, each from the best image so far."""
+        prior = problem.prior
+        cross = {"cross": (self.cross, geodesic)} if "w" in prior.inputs and self.cross else {}
+        objective = Objective(self.pixel, self.feature, cross)
+        adam = Adam(self.lr, schedule=trapezoid(0.75))
+        rounds = [(self.space(prior, k), adam) for k in range(len(self.stages))]
+        return self.search(problem, c, watch, objective, *rounds)
+
+    def space(self, prior: Prior, k: int) -> Space:
+        """Return where round k searches: z+ and noise maps on spheres, features, in balls."""
+        space: Space = ZPlus(prior) if "w" in prior.inputs else Z()
+        if "noise" in prior.inputs:
+            space = space & Noise(first=max(2 * k - 1, 0), last=5 + 2 * k)
+        space = space & Sphere(("z+", "z", "noise"))
+        if k == 0:
+            return space
+        cut = AfterBlock(min(k, prior.num_blocks - 1))
+        space = space & cut
+        return space if self.radius is None else space & self.balls(prior, cut, k)
+
+    def balls(self, prior: Prior, cut: AfterBlock, k: int) -> L1Ball:
+        """Return the balls of round k around z+, each noise map, and the features."""
+        names = ("z+", "z", "noise", "state")
+        if isinstance(self.radius, (tuple, list)):
+            return L1Ball(names, (float(self.radius[k - 1]),) * len(names))
+        fraction = AUTO if isinstance(self.radius, str) else float(self.radius or 0)
+        normal = 2 / math.sqrt(math.pi)  # E|a - b| of two standard normal numbers
+        sizes = (normal, normal, normal, typical(prior, cut))
+        return L1Ball(names, tuple(fraction * size for size in sizes), per_entry=True)
+
+
+def geodesic(u: Variables, start: Variables, inputs: dict[str, Any]) -> Tensor:
+    """Return the cross term of the latents of different layers, (R,)."""
+    return geodesic_cross(u["z+"])
+
+
+@torch.no_grad()
+def typical(prior: Prior, cut: AfterBlock) -> float:
+    """Return the median over 16 pairs of samples of the ℓ1 distance per entry of a state."""
+    label = [i // 2 % prior.c_dim for i in range(2 * PAIRS)] if prior.c_dim else None
+    z = prior.draw([(0, "ilo-radius", i) for i in range(2 * PAIRS)])
+    c = prior.classes(label, 2 * PAIRS)
+    code = {"z": z} if c is None else {"z": z, "c": c}
+    if "w" in prior.inputs:
+        code["w"] = prior.mapping(z, c)
+    features = cut.enter(prior, code)[f"state.{cut.k}.0"]
+    return float((features[::2] - features[1::2]).abs().flatten(1).mean(1).median())
