@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 import types
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ author = "The gprior developers"
 copyright = "The gprior developers"
 version = release = importlib.import_module("gprior").__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
@@ -30,9 +36,11 @@ PUBLIC = (
     "gprior.priors",
     "gprior.checkpoints",
     "gprior.solvers",
+    "gprior.solvers.terms",
     "gprior.space",
     "gprior.objective",
     "gprior.loop",
+    "gprior.lbfgs",
     "gprior.problem",
     "gprior.initial",
     "gprior.acquisition",
@@ -109,6 +117,47 @@ def check_complete(app: Any, env: Any) -> None:
                 )
 
 
+# --- The pages of methods ---------------------------------------------------------------------
+
+DIFFERENCES = "Differs from the authors' code"
+
+
+def keep_differences(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep of a solver module's docstring what its page does not say: that section's text."""
+    if what == "module" and name.startswith("gprior.solvers."):
+        del lines[: lines.index(DIFFERENCES) + 2 if DIFFERENCES in lines else len(lines)]
+
+
+def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let |x| in a docstring be a norm, where reST sees a substitution, but not in literals."""
+    literal = None  # indentation of the paragraph that a literal block belongs to
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and literal is not None and indent <= literal:
+            literal = None
+        if literal is None:
+            parts = re.split("(`+[^`]+`+)", line)  # odd parts: literals, names, formulas
+            parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+            lines[i] = "".join(parts)
+            literal = indent if line.endswith("::") else None
+
+
+# --- The gallery, run when the documentation is built ------------------------------------------
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"\.py$",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "min_reported_time": 0,
+    "plot_gallery": True,
+}
+
 # --- Figures of the model card, from the file that training leaves ----------------------------
 
 
@@ -146,6 +195,7 @@ html_sidebars = {  # pages without pages below them
         "command_line",
         "medical",
         "operators",
+        "solvers",
         "priors",
         "checkpoints",
         "training",
@@ -157,6 +207,7 @@ html_theme_options = {
     "logo": {"text": "gprior"},
     "navigation_with_keys": False,
     "show_prev_next": False,
+    "secondary_sidebar_items": {"**": ["page-toc"], "methods/index": []},
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
     "footer_start": ["copyright"],
@@ -210,5 +261,7 @@ def help_directive() -> Any:
 def setup(app: Any) -> None:
     """Register the checks, the directive and the renderer."""
     app.add_directive("help", help_directive())
+    app.connect("autodoc-process-docstring", keep_differences)
+    app.connect("autodoc-process-docstring", escape_bars)
     app.connect("env-check-consistency", check_complete)
     app.add_html_math_renderer("mathml", (math_inline, None), (math_block, None))

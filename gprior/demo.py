@@ -34,7 +34,7 @@ from gprior.scores import scores
 from gprior.solving import solve
 from gprior.staging import staged
 
-__all__ = ["Size", "problems", "run"]
+__all__ = ["Size", "problems", "real_images", "run"]
 
 DOMAINS = ("in-range", "held-out", "real")
 NOISE = 0.1
@@ -135,12 +135,25 @@ def _images(prior: Prior, count: int) -> tuple[list[tuple[str, str]], Tensor]:
     drawn, labels = phantoms(range(count), grid[0], seed=1)
     cases = [(f"sample {i + 1}", "in-range") for i in range(count)]
     cases += [(f"{CONTRASTS[k]} phantom {i + 1}", "held-out") for i, k in enumerate(labels)]
-    real = []
+    names, real = real_images(grid)
+    cases += [(name, "real") for name in names]
+    return cases, torch.cat([sampled, drawn, real]).to(prior.like)
+
+
+def real_images(grid: Sequence[int]) -> tuple[list[str], Tensor]:
+    """Return the names of the real slices, and the slices (n, 1, H, W) in [0, 1].
+
+    Parameters
+    ----------
+    grid : sequence of int
+        (H, W); slices are cropped to its shape and resampled.
+    """
+    names, slices = [], []
     for name, path, index in _real_slices():
         unit, _ = to_unit(read_image(path, slice=index))
-        real.append(torch.as_tensor(fit(unit, grid, "crop")[0]).clamp(0, 1))
-        cases.append((name, "real"))
-    return cases, torch.cat([sampled, drawn, torch.stack(real)]).to(prior.like)
+        slices.append(torch.tensor(fit(unit, grid, "crop")[0], dtype=torch.float32).clamp(0, 1))
+        names.append(name)
+    return names, torch.stack(slices)
 
 
 def _real_slices() -> Iterator[tuple[str, Path, int | None]]:

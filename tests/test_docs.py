@@ -70,3 +70,31 @@ def test_model_card_says_what_is_unknown(conf: Any, tmp_path: Path) -> None:
     assert ".. |card-steps| replace:: 9\N{NARROW NO-BREAK SPACE}000" in lines
     assert ".. |card-parameters| replace:: *not measured yet*" in lines
     assert ".. |card-frechet| replace:: 5.25" in lines
+
+
+def test_every_method_has_a_page_and_its_needs_in_the_table() -> None:
+    from gprior.solvers import SOLVERS
+
+    folder = ROOT / "docs" / "methods"
+    table = (folder / "index.rst").read_text()
+    pages = "".join(page.read_text() for page in folder.glob("*.rst"))
+    for name, kind in SOLVERS.items():
+        assert f".. autoclass:: gprior.solvers.{kind.__name__}\n" in pages, name
+        row = re.search(rf"\* - ``{re.escape(name)}``\n     - ([^\n(;]*)", table)
+        assert row is not None, name
+        assert set(row[1].strip().split(", ")) == kind.needs, name
+
+
+def test_page_of_a_method_keeps_the_differences_of_its_module(conf: Any) -> None:
+    lines = ["Title", "", "Objective", "", conf.DIFFERENCES, "-" * 30, "- One."]
+    conf.keep_differences(None, "module", "gprior.solvers.lbrgm", None, None, lines)
+    assert lines == ["- One."]
+    own = ["Title"]
+    conf.keep_differences(None, "module", "gprior.loop", None, None, own)
+    assert own == ["Title"]
+
+
+def test_bars_are_escaped_but_in_literals(conf: Any) -> None:
+    lines = ["|x| or ``|y|`` `|y|`::", "", "    |z|", "", "|u|"]
+    conf.escape_bars(None, "class", "", None, None, lines)
+    assert lines == [r"\|x\| or ``|y|`` `|y|`::", "", "    |z|", "", r"\|u\|"]
