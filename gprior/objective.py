@@ -40,6 +40,8 @@ class Objective:
         Whether the perceptual distance is summed over halvings of both images.
     clip_noise : float
         The search sees the image with noise of this deviation, clipped to [0, 1].
+    absolute : float
+        Weight of the mean of |y - A x| over the observed entries.
     regularizers : mapping
         Name -> (weight, function of (variables, start, generator inputs) -> (R,)).
     """
@@ -50,6 +52,7 @@ class Objective:
     tolerance: float = 0.0
     halvings: bool = False
     clip_noise: float = 0.0
+    absolute: float = 0.0
 
     def data(self, problem: Problem, predicted: Leaves) -> Terms:
         """Return the weighted terms that look at y, each (R,)."""
@@ -57,6 +60,8 @@ class Objective:
         if self.tolerance:
             square = square.clamp_min(self.tolerance)
         terms = {"fidelity": self.fidelity * square}
+        if self.absolute:
+            terms["absolute"] = self.absolute * problem.mean_absolute(predicted, problem.fit)
         if problem.perceptual is not None and self.perceptual:
             terms["perceptual"] = self.perceptual * problem.perceptual_distance(
                 predicted[0], self.halvings

@@ -35,9 +35,11 @@ class PerceptualTerm:
     distance: FeatureDistance
     unit: float
 
-    def between(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    def between(
+        self, a: Sequence[Tensor], b: Sequence[Tensor], weight: Tensor | None = None
+    ) -> Tensor:
         """Return the distance of the maps of two images, from ``distance.maps``, (R,)."""
-        return feature_distance(a, b) / self.unit
+        return feature_distance(a, b, weight) / self.unit
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class Problem:
     maps : list of Tensor or None
         The feature maps of y that it compares with, where they are known beforehand: see
         `prepared`. Whoever replaces y replaces them too.
+    weight : Tensor or None
+        Weights of the pixels of y in the perceptual distance (R, 1, H, W); None for all alike.
+        In the mean square it is ``fit`` that weighs.
+    blind : bool
+        Iterates are not compared by held-out entries: for the stages of a search that later
+        ones depend on, which must not see them.
     """
 
     prior: Prior
@@ -78,6 +86,8 @@ class Problem:
     sigma: Tensor
     perceptual: PerceptualTerm | None = None
     maps: list[Tensor] | None = None
+    weight: Tensor | None = None
+    blind: bool = False
 
     def __len__(self) -> int:
         return len(self.image)
@@ -93,6 +103,7 @@ class Problem:
             keys=[self.keys[i] for i in rows.tolist()],
             sigma=self.sigma[rows],
             maps=None if self.maps is None else [f[rows] for f in self.maps],
+            weight=None if self.weight is None else self.weight[rows],
         )
 
     @torch.no_grad()
@@ -112,6 +123,13 @@ class Problem:
     def measure(self, x: Tensor) -> Leaves:
         """Return the noiseless measurements of images x (R, C, H, W)."""
         return self.forward(x, self.image)
+
+    def mean_absolute(self, predicted: Leaves, masks: Leaves) -> Tensor:
+        """Return the mean of ``|y - A x|`` over the entries of a mask, per row (R,)."""
+        total = torch.zeros((), dtype=self.y[0].real.dtype, device=self.image.device)
+        for p, y, m in zip(predicted, self.y, masks, strict=True):
+            total = total + ((p - y).abs() * m).flatten(1).sum(1)
+        return total / entries(masks).clamp_min(1)
 
     def mean_square(self, predicted: Leaves, masks: Leaves) -> Tensor:
         """Return the mean of ``|y - A x|^2`` over the entries of a mask, per row (R,)."""
@@ -140,6 +158,8 @@ class Problem:
         the loss.
         """
         residual = self.mean_square(predicted, self.fit).sqrt() / self.sigma
+        if self.blind:
+            return torch.where(self.sigma.isfinite(), residual, loss)
         found = torch.where(entries(self.held) > 0, self.mean_square(predicted, self.held), loss)
         return torch.where(self.sigma.isfinite(), residual, found)
 
@@ -161,12 +181,12 @@ class Problem:
         if wanted is None:
             with torch.no_grad():
                 wanted = maps(y)
-        total = between(maps(predicted), wanted)
+        total = between(maps(predicted), wanted, self.weight)
         while halvings and min(y.shape[2:]) >= 32:
             predicted, y = (F.avg_pool2d(image, 2) for image in (predicted, y))
             with torch.no_grad():
                 wanted = maps(y)
-            total = total + between(maps(predicted), wanted)
+            total = total + between(maps(predicted), wanted, self.weight)
         return total
 
     def seen(self, predicted: Tensor) -> Tensor:

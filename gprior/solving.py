@@ -33,7 +33,7 @@ def solve(
     prior: Prior,
     solver: str | Solver | None = None,
     *,
-    label: Label = None,
+    label: Label | Callable[[Tensor], Tensor] = None,
     noise_std: float | Sequence[float] | Tensor | None = None,
     stop: str = "auto",
     restarts: int = 1,
@@ -62,9 +62,10 @@ def solve(
     solver : str or Solver, optional
         Name or instance; None picks ``"lbrgm"`` where the prior has a W space, else a
         search in Z.
-    label : int, sequence, tensor or None
-        Class of the images: an index, one per image, or soft vectors. None scores
-        candidates of every class on y, and each image keeps its best.
+    label : int, sequence, tensor, callable or None
+        Class of the images: an index, one per image, soft vectors, or a classifier
+        (pseudo-inverse image -> probabilities). None scores candidates of every class on y,
+        and each image keeps its best.
     noise_std : float, sequence or None
         Noise standard deviation in the units of y, one for all or one per image; None
         takes that of A's Gaussian noise model, if it has one.
@@ -132,6 +133,8 @@ def solve(
     forward = Forward(A, prior.image_shape, prior.like, B, per_image)
     seeds = _seeds(seed, B)
     problem = _problem(leaves, forward, prior, method, seeds, restarts, stop, noise_std)
+    if callable(label):
+        label = _classified(label, _guess(forward, leaves, prior), prior)
     c = None if label is None else prior.classes(label, B)
     if c is not None:
         c = c.repeat_interleave(restarts, 0)
@@ -167,11 +170,24 @@ def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
 def _guess(forward: Forward, y: Leaves, prior: Prior) -> Tensor:
     """Return the pseudo-inverse of the measurements, for an encoder to start from."""
     if len(y) != 1:
-        raise ValueError("init as a callable needs a measurement of one tensor; pass latents")
+        raise ValueError("an encoder or classifier needs a measurement of one tensor; pass latents")
     found = forward.pseudo_inverse(y[0])
     if found is None:
-        raise ValueError("init as a callable needs an A with a pseudo-inverse; pass latents")
+        raise ValueError("an encoder or classifier needs an A with a pseudo-inverse; pass latents")
     return found.to(prior.like)
+
+
+def _classified(label: Callable[[Tensor], Tensor], images: Tensor, prior: Prior) -> Tensor:
+    """Return what a user's classifier says about images, (B, c_dim)."""
+    with torch.no_grad():
+        found = torch.as_tensor(label(images)).to(prior.like)
+    proper = found.shape == (len(images), prior.c_dim) and bool((found >= 0).all())
+    if not proper or not torch.allclose(found.sum(1), found.new_ones(()), atol=1e-3):
+        raise ValueError(
+            "label as a callable must return probabilities of shape "
+            f"({len(images)}, {prior.c_dim}), rows that sum to 1, got shape {tuple(found.shape)}"
+        )
+    return found
 
 
 def _seeds(seed: int | Sequence[int], images: int) -> list[int]:
@@ -300,10 +316,10 @@ def _run(
                 part = problem.take(rows).prepared()
                 parts.append(replace(method, max_batch=size).run(part, own, watch))
             except torch.cuda.OutOfMemoryError:
-                if len(rows) == 1:
+                size = min(size, len(rows) * method.members) // 2
+                if size == 0:
                     raise
                 torch.cuda.empty_cache()
-                size = max(len(rows) // 2, 1)
                 bar.update(before - bar.n)
                 continue
             at += len(rows)

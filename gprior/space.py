@@ -31,7 +31,7 @@ class Moment:
     t : float
         Fraction of the run in [0, 1).
     draw : callable
-        (name, shape) -> standard normal numbers (R, *shape), a function of each row's key,
+        (name, shape) -> standard normal numbers ``(R, *shape)``, a function of each row's key,
         the name and the step alone.
     """
 
@@ -48,10 +48,13 @@ class Space:
         Names of the prior's inputs that the space sets.
     entry : float
         Evaluations that `enter` takes.
+    from_z : bool
+        Whether it starts from ``z`` alone, whatever ``w`` is.
     """
 
     needs: frozenset[str] = frozenset()
     entry: float = 0.0
+    from_z: bool = False
 
     def enter(self, prior: Prior, start: Variables) -> Variables:
         """Return the starting point with what the space adds to it; here nothing."""
@@ -97,6 +100,11 @@ class Product(Space):
         """Sum of what entering the parts takes."""
         return sum(part.entry for part in self.parts)
 
+    @property
+    def from_z(self) -> bool:  # type: ignore[override]
+        """Whether one of the parts starts from z."""
+        return any(part.from_z for part in self.parts)
+
     def enter(self, prior: Prior, start: Variables) -> Variables:
         for part in self.parts:
             start = part.enter(prior, start)
@@ -130,6 +138,7 @@ class Z(Space):
     """The latent z (R, z_dim), through the whole generator."""
 
     needs = frozenset({"z"})
+    from_z = True
 
     def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
         return {"z": start["z"].clone()}
@@ -142,12 +151,43 @@ class Z(Space):
         return {**variables, "c": start["c"]} if "c" in start else variables
 
 
+class ZEmbedding(Z):
+    """The latent z and the class embedding (R, embed_dim), which starts at that of class c."""
+
+    needs = frozenset({"z", "embedding"})
+
+    def enter(self, prior: Prior, start: Variables) -> Variables:
+        return start if "embedding" in start else {**start, "embedding": prior.embed(start["c"])}
+
+    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
+        return {"z": start["z"].clone(), "embedding": start["embedding"].clone()}
+
+    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
+        return {"z": variables["z"], "embedding": variables["embedding"]}
+
+
+class ZClass(Z):
+    """The latent z and the class vector c (R, c_dim) itself."""
+
+    needs = frozenset({"z", "label"})
+
+    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
+        return {"z": start["z"].clone(), "c": start["c"].clone()}
+
+    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
+        return {"z": variables["z"], "c": variables["c"]}
+
+    def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
+        return variables
+
+
 @dataclass(frozen=True)
 class ZPlus(Space):
     """One latent per layer, z+ (R, num_ws, z_dim), each through the mapping network."""
 
     prior: Prior
     needs = frozenset({"z", "w"})
+    from_z = True
 
     def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
         if "z+" in start:  # where an earlier stage has left it
@@ -391,6 +431,34 @@ def onto_l1_ball(v: Tensor, radius: float) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Box(Bound):
+    """Every entry within [-most, most]."""
+
+    most: float
+
+    def nearest(self, name: str, x: Tensor, first: Tensor) -> Tensor:
+        return x.clamp(-self.most, self.most)
+
+
+@dataclass(frozen=True)
+class Simplex(Bound):
+    """Every row a distribution: entries not negative that sum to 1."""
+
+    def nearest(self, name: str, x: Tensor, first: Tensor) -> Tensor:
+        return onto_simplex(x)
+
+
+def onto_simplex(v: Tensor) -> Tensor:
+    """Return the nearest distribution to each row of v (R, n); Duchi et al. 2008, figure 1."""
+    mu = v.sort(1, descending=True).values
+    excess = mu.cumsum(1) - 1
+    count = torch.arange(1, v.shape[1] + 1, device=v.device, dtype=v.dtype)
+    rho = (mu * count > excess).sum(1, keepdim=True)
+    theta = excess.gather(1, rho - 1) / rho
+    return (v - theta).clamp_min(0)
+
+
+@dataclass(frozen=True)
 class Auxiliary(Space):
     """A variable that enters the objective but never reaches the generator."""
 
@@ -406,13 +474,17 @@ class Auxiliary(Space):
 def inputs_of(latents: Variables) -> dict[str, Any]:
     """Return the prior's inputs for a code by names.
 
-    Names are ``w`` or else ``z`` and ``c``, ``noise.k``, ``content``, and for a prior that
-    starts before block k its state, ``state.k.0``, ``state.k.1``.
+    Names are ``w`` or else ``z`` and ``c`` or ``embedding`` (which goes before ``c``),
+    ``noise.k``, ``content``, ``transform``, and for a prior that starts before block k its
+    state, ``state.k.0``, ``state.k.1``.
     """
     if "w" in latents:
         inputs: dict[str, Any] = {"ws": latents["w"]}
     else:
-        inputs = {k: latents[k] for k in ("z", "c") if k in latents}
+        kind = "embedding" if "embedding" in latents else "c"
+        inputs = {k: latents[k] for k in ("z", kind) if k in latents}
+    if "transform" in latents:
+        inputs["transform"] = latents["transform"]
     if noise := _noise(latents):
         inputs["noise"] = noise
     if "content" in latents:

@@ -57,6 +57,7 @@ class Prior(nn.Module):
         @property
         def num_blocks(self) -> int: ...  # state
         def noise_maps(self) -> list[Tensor]: ...  # noise
+        def embed(self, c: Tensor) -> Tensor: ...  # embedding
         def run_blocks(self, *args: Any, **inputs: Any) -> Any: ...  # state
 
     def __init__(self) -> None:

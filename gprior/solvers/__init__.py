@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from gprior.priors import Prior
+from gprior.solvers.basin_cma import CMA, AdamSeeds, BasinCMA, CMAAdam
 from gprior.solvers.brgm import BRGM
 from gprior.solvers.csgm import CSGM
 from gprior.solvers.i2s import I2S, I2SPlusPlus
@@ -21,12 +22,16 @@ from gprior.solvers.sphinx import SPHInX
 
 __all__ = [
     "BRGM",
+    "CMA",
     "CSGM",
     "I2S",
     "ILO",
     "LBRGM",
     "PULSE",
     "SOLVERS",
+    "AdamSeeds",
+    "BasinCMA",
+    "CMAAdam",
     "I2SPlusPlus",
     "Latent",
     "PNorm",
@@ -51,6 +56,10 @@ SOLVERS: dict[str, type[Solver]] = {
     "sphinx": SPHInX,
     "latent": Latent,
     "robust": Robust,
+    "adam": AdamSeeds,
+    "cma": CMA,
+    "cma+adam": CMAAdam,
+    "basincma": BasinCMA,
 }
 
 
@@ -105,7 +114,7 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
             f"{type(found).__name__} needs the inputs {lacking}, which this prior lacks; "
             f"solvers that work with it are {works}"
         )
-    return found
+    return found.on(prior)
 
 
 def name_of(solver: Solver) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -13,8 +13,9 @@ from gprior.initial import Init, starting_point, tried
 from gprior.loop import Optimizer, Outcome, Watch, minimise
 from gprior.objective import Objective
 from gprior.perceptual import check_perceptual
+from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.space import Space
+from gprior.space import Space, Variables
 
 __all__ = ["Solver"]
 
@@ -74,7 +75,7 @@ class Solver:
 
         A stage starts from the best code of the one before; one of no steps is left out.
         """
-        start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
+        start, cost = self.begin(problem, c, objective, stages[0][0])
         outcome = None
         for (space, optimizer), steps in zip(stages, self.stages, strict=True):
             if steps:
@@ -86,6 +87,25 @@ class Solver:
             raise ValueError(f"steps must be positive in one stage at least, got {self.steps}")
         outcome.evaluations += cost
         return outcome
+
+    def begin(
+        self, problem: Problem, c: Tensor | None, objective: Objective, space: Space
+    ) -> tuple[Variables, Tensor]:
+        """Return where `init` says that a search of this space starts, and what that cost."""
+        if space.from_z and isinstance(self.init, Mapping) and "z" not in self.init:
+            raise ValueError(
+                f"{type(self).__name__} starts from z, but init has {sorted(self.init)}; give z"
+            )
+        return starting_point(problem, objective, self.init, c, self.max_batch)
+
+    def on(self, prior: Prior) -> Solver:
+        """Return this solver with what it leaves to the prior filled in; here nothing."""
+        return self
+
+    @property
+    def members(self) -> int:
+        """Candidates that a row sends through the generator at once."""
+        return 1
 
     def required(self) -> frozenset[str]:
         """Return the prior's inputs that the method needs with these constants."""
@@ -134,7 +154,7 @@ class Solver:
     def __post_init__(self) -> None:
         usual = next(f.default for f in fields(self) if f.name == "steps")
         given = self.steps if isinstance(self.steps, (tuple, list)) else (self.steps,)
-        if not all(_whole(n) and n >= 0 for n in given) or sum(given) < 1:
+        if not all(is_whole(n) and n >= 0 for n in given) or sum(given) < 1:
             raise ValueError(f"steps must be a positive integer, got {self.steps!r}")
         if isinstance(usual, tuple):
             if len(given) == 1:
@@ -147,7 +167,7 @@ class Solver:
             object.__setattr__(self, "steps", tuple(given))
         elif len(given) != 1 or isinstance(self.steps, (tuple, list)):
             raise ValueError(f"steps must be one positive integer, got {self.steps!r}")
-        if not _whole(self.max_batch) or self.max_batch < 1:
+        if not is_whole(self.max_batch) or self.max_batch < 1:
             raise ValueError(f"max_batch must be a positive integer, got {self.max_batch!r}")
         check_perceptual(self.perceptual, type(self).__name__, self.has_perceptual)
 
@@ -170,7 +190,8 @@ def shared_out(total: int, usual: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Return whether a value is an integer, which a bool is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
