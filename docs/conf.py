@@ -207,7 +207,11 @@ html_theme_options = {
     "logo": {"text": "gprior"},
     "navigation_with_keys": False,
     "show_prev_next": False,
-    "secondary_sidebar_items": {"**": ["page-toc"], "methods/index": []},
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        "methods/index": [],
+        "auto_examples/compare_methods": [],
+    },
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
     "footer_start": ["copyright"],

@@ -9,8 +9,8 @@ which the left half is missing, and one of which a partial circulant has kept
 The slices are real: MR of a head, from the file inside nibabel. **They are
 outside the prior's domain.** ``phantom-64`` was trained on drawings of heads
 and has never seen a patient, so that what it fills in is a drawing's anatomy,
-not this head's. On images like a prior's own the same methods do far better
-(:doc:`/quickstart`); here you see what a wrong prior does.
+not this head's. On images like a prior's own the same methods do far better (see
+the :doc:`first page </index>`); here you see what a wrong prior does.
 """
 
 # %%
@@ -68,7 +68,7 @@ for name, k in cases:
 # measurements has no picture; its panel is the pseudo-inverse.
 
 LIMIT = 0.5
-figure, axes = plt.subplots(2 * len(found), 7, figsize=(12, 3.4 * len(found)), layout="constrained")
+figure, axes = plt.subplots(4, 7, figsize=(12, 7), layout="constrained")
 for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
@@ -97,8 +97,8 @@ plt.show()
 # %%
 # Total variation only smooths: it leaves the missing half blank, and on the
 # compressed slice, where every number tells of every pixel, it is the best of
-# the five by both scores. CSGM can draw nothing but phantoms, whatever was measured. The larger
-# sets bend a phantom to the data, and where there are no data a phantom is what
-# they draw: plausible, and not this head's. ILO spends its 100 passes on
-# four rounds; its default is 700. **None of these pictures is for diagnosis**
-# (:doc:`/medical`).
+# the five by both scores. CSGM can draw nothing but phantoms, whatever was
+# measured. The larger sets bend a phantom to the data, and where there are no
+# data a phantom is what they draw: plausible, and not this head's. ILO spends
+# its 100 passes on four rounds; its default is 700. **None of these pictures is
+# for diagnosis** (:doc:`/medical`).
