@@ -38,7 +38,7 @@ class Flock:
     start : dict
         Where they start (R, ...).
     columns : int
-        Steps of the whole search, the length of the history.
+        Steps of the whole search, the length of the history; 0 for none.
     at_once : int
         Members through the generator at once.
     watch : Watch
@@ -120,7 +120,8 @@ class Flock:
         found = replace(found, criterion=self._criterion(found))
         width = max(found.history.shape[1], 1)
         segment = found.history if found.history.shape[1] else found.loss[:, None]
-        self.history[self.rows.cpu(), self.done : self.done + width] = segment.cpu()
+        if self.history.shape[1]:
+            self.history[self.rows.cpu(), self.done : self.done + width] = segment.cpu()
         if not found.history.shape[1]:
             self.watch.tick(r)
             if self.watch.look is not None:
@@ -130,7 +131,9 @@ class Flock:
         self._choose(found)
         if self.keep and not last:
             self._collect(outcome, r, P)
-        return self._leave(found, outcome.reason, P)
+        finite = outcome.loss.isfinite().tolist()
+        sound = [ok and why != "non-finite" for ok, why in zip(finite, outcome.reason, strict=True)]
+        return self._leave(found, [any(sound[k : k + P]) for k in range(0, r * P, P)])
 
     def _criterion(self, found: Outcome) -> Tensor:
         """Return what the rule of each row compares, held-out entries included."""
@@ -164,12 +167,13 @@ class Flock:
         order = loss.argsort(dim=1, stable=True)[:, : self.count]
         self.elites = both.take(at.gather(1, order).flatten())
 
-    def _leave(self, found: Outcome, reasons: list[str], P: int) -> Tensor:
+    def _leave(self, found: Outcome, sound: list[bool]) -> Tensor:
+        """Let rows go that are at the noise level, or have no sound member."""
         stay = []
         for k, row in enumerate(self.rows.tolist()):
             if found.reason[k] == "discrepancy":
                 self.reason[row] = "discrepancy"
-            elif set(reasons[k * P : (k + 1) * P]) == {"non-finite"}:
+            elif not sound[k]:
                 self.reason[row] = "non-finite"
             else:
                 stay.append(k)

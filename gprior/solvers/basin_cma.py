@@ -36,12 +36,14 @@ Differs from the authors' code
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gprior import transforms
 from gprior.initial import Init, tried
 from gprior.loop import Adam, Outcome, Watch, minimise
 from gprior.objective import GRAY_LEVEL, Objective
@@ -153,10 +155,15 @@ class Population(Solver):
         return min(wanted, seen) if plan.elites and seen else wanted
 
     @property
-    def total(self) -> int:
-        """Steps of a row: its generations' and the final ones."""
+    def columns(self) -> int:
+        """Length of the history: the steps of the generations and the final ones."""
         plan = self.plan
         return plan.outer * max(plan.inner, 1) + plan.final
+
+    @property
+    def total(self) -> int:
+        """Steps of a row."""
+        return self.columns
 
     def cost(self, classes: int) -> float:
         """Return the evaluations of one restart: every member's steps, and its last look."""
@@ -174,17 +181,13 @@ class Population(Solver):
         start, cost = self.begin(problem, c, objective, space)
         start = {k: v for k, v in start.items() if k != "w"}
         adam = Adam({"z": self.lr, "embedding": self.lr_class, "c": self.lr_class})
-
-        def trial(steps: int) -> Trial:
-            return lambda problem, start, watch: minimise(
-                problem, space, objective, start, steps, adam, watch
-            )
+        problem, start, trial, extra = self.prepare(problem, start, space, objective, adam, watch)
 
         def vary(rows: Tensor, start: Variables, points: Tensor) -> Variables:
             return {**start, "z": points.clamp(-self.bound, self.bound)}
 
         keep = self.polished if plan.elites and plan.final else 0
-        flock = Flock(problem, start, self.total, self.max_batch, watch, keep)
+        flock = Flock(problem, start, self.columns, self.max_batch, watch, keep)
         sampler = self.sampler(start["z"])
         sampler = evolve(flock, sampler, P, trial(plan.inner), vary, plan.outer, told=plan.told)
         if plan.final and len(flock.rows):
@@ -197,8 +200,26 @@ class Population(Solver):
             ended = flock.attempt(members, begin, trial(plan.final), last=True)
             flock.record(ended, last=True)
         outcome = flock.finish()
-        outcome.evaluations += cost
+        outcome.evaluations += cost + extra
         return outcome
+
+    def prepare(
+        self,
+        problem: Problem,
+        start: Variables,
+        space: Space,
+        objective: Objective,
+        adam: Adam,
+        watch: Watch,
+    ) -> tuple[Problem, Variables, Callable[[int], Trial], Tensor]:
+        """Return problem, start, what a trial of so many steps is, and what that took."""
+
+        def trial(steps: int) -> Trial:
+            return lambda problem, start, watch: minimise(
+                problem, space, objective, start, steps, adam, watch
+            )
+
+        return problem, start, trial, torch.zeros(len(problem), dtype=torch.float64)
 
     def space(self, prior: Prior) -> Space:
         """Return z in its box, with the class where it is searched."""
@@ -239,7 +260,7 @@ def weighted(problem: Problem, foreground: Tensor | None) -> Problem:
             f"{y.shape[3]}) with one mask for each image, got {tuple(foreground.shape)}"
         )
     rows = problem.image if len(mask) > 1 else torch.zeros_like(problem.image)
-    weight = torch.where(mask.to(y.device)[rows] > 0, 1.0, OUTSIDE).to(y)
+    weight = OUTSIDE + (1 - OUTSIDE) * (mask.to(y.device)[rows] > 0).to(y)
     return replace(problem, fit=[problem.fit[0] * weight], weight=weight)
 
 
@@ -336,6 +357,10 @@ class BasinCMA(CMAAdam):
         is all the steps of a member; the two nested loops get the square root of its share.
     told : {"optimised", "sampled"}
         Whether CMA-ES learns where a member ended, or where it started.
+    transform : bool
+        First search, in as many generations and steps, how the object is scaled, shifted and
+        brightened, see `gprior.transforms`; the code has it as ``transform``, and
+        ``Result.diagnostics["uncovered"]`` the share of pixels that it leaves to no one.
     outer, elites, polish
         As for `CMAAdam`.
     population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
@@ -346,6 +371,7 @@ class BasinCMA(CMAAdam):
 
     steps: int | tuple[int, ...] = (30, 30, 300)
     told: str = "optimised"
+    transform: bool = False
 
     def __post_init__(self) -> None:
         if is_whole(self.steps) and self.steps > 0:  # type: ignore[operator]
@@ -357,6 +383,45 @@ class BasinCMA(CMAAdam):
         """Generations with steps, and final steps."""
         outer, inner, final = self.stages
         return Plan(outer, inner, final, self.outer, self.told, *self._end)
+
+    @property
+    def total(self) -> int:
+        """Steps of a row, those of the transform's search included."""
+        return self.columns + self.transform * self.plan.outer * self.plan.inner
+
+    def cost(self, classes: int) -> float:
+        """Return the evaluations of one restart, with the transform's search."""
+        plan = self.plan
+        searched = plan.outer * transforms.MEMBERS * (plan.inner + 1 / 3)
+        return super().cost(classes) + self.transform * searched
+
+    def prepare(
+        self,
+        problem: Problem,
+        start: Variables,
+        space: Space,
+        objective: Objective,
+        adam: Adam,
+        watch: Watch,
+    ) -> tuple[Problem, Variables, Callable[[int], Trial], Tensor]:
+        """Search the transform first, where one is wanted, and hold it from there on."""
+        if not self.transform:
+            return super().prepare(problem, start, space, objective, adam, watch)
+        problem = replace(problem, prior=transforms.Transformed(problem.prior))
+        kept = transforms.pointwise(problem)
+        kind = transforms.framed if kept else transforms.through
+
+        def trial(steps: int) -> Trial:
+            return kind(space, objective, steps, adam)
+
+        outer, inner = self.plan.outer, self.plan.inner
+        once = trial(inner)
+        phi, spent = transforms.search(problem, start, once, outer, self.max_batch, watch)
+        if kept:
+            seen = transforms.covered(phi, problem.y[0].shape[2:])
+            weight = seen if problem.weight is None else problem.weight * seen
+            problem = replace(problem, fit=[problem.fit[0] * seen], weight=weight, maps=None)
+        return problem, {**start, "transform": phi}, trial, spent
 
 
 def nested(total: int, usual: tuple[int, int, int]) -> tuple[int, int, int]:
