@@ -69,6 +69,7 @@ class Flock:
         self.rows = torch.arange(R, device=problem.image.device)
         self.history = torch.full((R, columns), torch.nan, dtype=like.dtype)
         self.spent = torch.zeros(R, dtype=torch.float64)
+        self.average = torch.full((R,), torch.nan, dtype=like.dtype, device=like.device)
         self.reason = ["steps"] * R
         self.done, self.keep, self.count = 0, keep, 0
         self.best: Outcome | None = None
@@ -127,12 +128,14 @@ class Flock:
             if self.watch.look is not None:
                 self.watch.look(self.done, self.rows, found.loss, found.image)
         self.done += width
+        finite = torch.where(outcome.loss.isfinite(), outcome.loss, torch.nan)
+        self.average[self.rows] = finite.view(r, P).nanmean(1)
         self.spent[self.rows.cpu()] += outcome.evaluations.view(r, P).sum(1)
         self._choose(found)
         if self.keep and not last:
             self._collect(outcome, r, P)
-        finite = outcome.loss.isfinite().tolist()
-        sound = [ok and why != "non-finite" for ok, why in zip(finite, outcome.reason, strict=True)]
+        pairs = zip(outcome.loss.isfinite().tolist(), outcome.reason, strict=True)
+        sound = [ok and why != "non-finite" for ok, why in pairs]
         return self._leave(found, [any(sound[k : k + P]) for k in range(0, r * P, P)])
 
     def _criterion(self, found: Outcome) -> Tensor:
@@ -204,6 +207,7 @@ class Flock:
             evaluations=self.spent,
             reason=self.reason,
             start=start,
+            diagnostics={**self.best.diagnostics, "average_loss": self.average},
         )
 
 

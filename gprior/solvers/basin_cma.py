@@ -97,6 +97,10 @@ class Population(Solver):
     steps, init, perceptual, max_batch
         See `Solver`. Populations start from N(0, I) where ``init="random"``, else around the
         starting point with variance 0.5.
+
+    Notes
+    -----
+    ``Result.diagnostics["average_loss"]`` is the mean loss of the last population.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
