@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 import warnings
 from typing import Any
 
@@ -32,17 +33,29 @@ ROWS: dict[str, dict[str, Any]] = {
     "i2s": {"steps": 6},
     "i2s++": {"steps": (4, 2)},
     "pnorm": {"steps": 6},
-    "ilo": {"steps": (3, 2, 1, 1)},
+    "ilo": {"steps": (3, 2, 1, 1), "feature": 1.0},
     "sphinx": {"steps": 6, "full": True},
     "latent": {"steps": 6, "spaces": ("z+", "content", "noise")},
     "robust": {"steps": (2, 2, 2)},
+    "adam": {"steps": 2, "population": 2},
+    "cma": {"steps": 2, "population": 3},
+    "cma+adam": {"steps": (1, 2), "population": 2},
+    "basincma": {"steps": (2, 1, 1), "population": 2},
 }
-# Methods whose search sees other images than the code that they return.
+# Methods with populations, in whose tests some of the contracts are written out again.
+POPULATIONS = {"adam", "cma", "cma+adam", "basincma"}
+# Methods whose search sees other images than the code that they return,
 DRAWING = {"projector", "sphinx"}
+# whose steps depend on how many there are,
+SCHEDULED = {*DRAWING, "pulse", "ilo", "i2s++", "robust"}
+# and that start from z alone.
+FROM_Z = {"csgm", "pulse", "ilo", "latent", *POPULATIONS}
+PIXEL = {"pulse": 100.0}  # weights of the data that differ from the usual one
 TOLERANCE = 1e-6
 DOUBLE = torch.float64
 
 solvers = pytest.mark.parametrize("name", ROWS)
+one_by_one = pytest.mark.parametrize("name", [name for name in ROWS if name not in POPULATIONS])
 
 
 def test_every_solver_has_a_row():
@@ -238,10 +251,10 @@ def test_what_is_reported_is_what_is_returned(name, stop, prior, scene):
     else:
         seen = square.mean(1)
         criterion = square.mean(1).sqrt() / 0.3 if stop == "discrepancy" else result.loss
-    weight = 255**2 / 2
+    weight = PIXEL.get(name, 255**2 / 2)
     torch.testing.assert_close(result.terms["fidelity"], weight * seen)
     torch.testing.assert_close(result.criterion, criterion)
-    for k in range(3):
+    for k in range(0 if name in DRAWING else 3):
         values = result.history[k][result.history[k].isfinite()]
         if stop == "fixed":
             torch.testing.assert_close(values.min(), result.loss[k])
@@ -284,17 +297,57 @@ def test_regularizers_are_those_of_the_paper(name, prior, scene):
             "gaussian": 0.195 * ((u["w"] - w_bar) / s).square().flatten(1).mean(1),
             "cosine": 3.0 * torch.stack(apart).mean(0),
         }
-    else:
+    elif name == "csgm":
         expected = {"latent": 0.1 * u["z"].square().mean(1)}
+    elif name in ("pulse", "ilo"):
+        weight, v = (0.05, u["w"]) if name == "pulse" else (0.01, u["z+"])
+        expected = {"cross": weight * 64 * squared_angles(v).mean((1, 2))}
+    elif name == "projector":
+        expected = {"noise": 1e5 * sum(autocorrelation(u[f"noise.{k}"]) for k in range(5))}
+        maps = torch.cat([u[f"noise.{k}"].flatten(1) for k in range(5)], 1)
+        torch.testing.assert_close(maps.mean(), torch.zeros((), dtype=DOUBLE))
+        torch.testing.assert_close(maps.square().mean(), torch.ones((), dtype=DOUBLE))
+    elif name == "pnorm":
+        expected = {"norm": 8.0 * u["v"].square().flatten(1).mean(1)}
+    else:
+        expected = {}
     assert set(result.terms) == {"fidelity", *expected}
     for term, value in expected.items():
-        torch.testing.assert_close(result.terms[term], value)
+        torch.testing.assert_close(result.terms[term], value, rtol=1e-5, atol=1e-6)
+
+
+def squared_angles(v):
+    L = v.shape[1]
+    table = [
+        [
+            2 * torch.atan2((v[:, i] - v[:, j]).norm(dim=1), (v[:, i] + v[:, j]).norm(dim=1))
+            for i in range(L)
+        ]
+        for j in range(L)
+    ]
+    return torch.stack([torch.stack(row, 1) for row in table], 1).square()
+
+
+def autocorrelation(n):
+    """Sum over the pyramid of the squared mean products of neighbours, in both directions."""
+    total = torch.zeros(len(n), dtype=n.dtype)
+    while True:
+        for axis in (2, 3):
+            rolled = torch.cat(
+                [n.narrow(axis, n.shape[axis] - 1, 1), n.narrow(axis, 0, n.shape[axis] - 1)], axis
+            )
+            total += (n * rolled).mean((1, 2, 3)).square()
+        if n.shape[2] <= 8:
+            return total
+        n = (n[:, :, ::2, ::2] + n[:, :, 1::2, ::2] + n[:, :, ::2, 1::2] + n[:, :, 1::2, 1::2]) / 4
 
 
 @solvers
 def test_constants_are_validated(name, prior, scene):
     A, y = scene
-    with pytest.raises(TypeError, match=rf"{name} has no constant \['stepz'\].*'lr'.*'steps'"):
+    with pytest.raises(
+        TypeError, match=rf"{re.escape(name)} has no constant \['stepz'\].*'lr'.*'steps'"
+    ):
         run(y, A, prior, name, stepz=3)
     for wrong in (0, -1, 1.5, "3"):
         with pytest.raises(ValueError, match="steps must be"):
@@ -304,7 +357,7 @@ def test_constants_are_validated(name, prior, scene):
     instance = SOLVERS[name](steps=3)
     with pytest.raises(TypeError, match=r"constants \['lr'\] go with a solver's name"):
         gprior.solve(y, A, prior, instance, lr=0.1)
-    assert gprior.solve(y, A, prior, instance).solver["steps"] == 3
+    assert gprior.solve(y, A, prior, instance).history.shape[1] == 3
 
 
 class Counted(Prior):
@@ -326,12 +379,22 @@ class Counted(Prior):
     def draw(self, keys):
         return self.base.draw(keys)
 
+    def run_blocks(self, ws, **inputs):
+        self.forwards += len(ws)
+        return self.base.run_blocks(ws, **inputs)
+
     def forward(self, *args, **inputs):
         x = self.base(*args, **inputs)
         self.forwards += len(x)
         if x.requires_grad:
             x.register_hook(lambda grad: setattr(self, "backwards", self.backwards + len(grad)))
         return x
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
 
 
 @solvers
@@ -342,10 +405,14 @@ def test_budgets_are_kept_and_counted(name, init, c_dim, label, tiny_prior):
     A = PartialCirculant(prior.image_shape, m=0.5, seed=1)
     y = A(prior.base.sample(2))
     options = {"init": init, "restarts": 2, "label": label, "stop": "fixed"}
-    result = gprior.solve(y, A, prior, name, budget=12, **options)
+    if name == "ilo":  # whose balls take samples of their own
+        options["radius"] = None
+    size = 12 if name not in POPULATIONS else 120
+    result = gprior.solve(y, A, prior, name, budget=size, **options)
     spent = prior.backwards + (prior.forwards - prior.backwards) / 3
     assert abs(float(result.evaluations.sum()) - spent) < 1e-9
-    assert (result.evaluations <= 12 + 1e-9).all() and (result.evaluations > 9).all()
+    assert (result.evaluations <= size + 1e-9).all()
+    assert (result.evaluations > 0.75 * size).all()
     with pytest.raises(ValueError, match=r"budget must be at least (\d+\.\d)") as caught:
         gprior.solve(y, A, prior, name, budget=2, **options)
     least = float(str(caught.value).split("at least ")[1].split()[0])
@@ -361,7 +428,7 @@ def test_impossible_budgets_are_refused(budget, prior, scene):
         gprior.solve(y, A, prior, budget=budget)
 
 
-@solvers
+@one_by_one
 def test_non_finite_values_stop_one_image(name, prior, scene):
     """From its third step on, image 1 meets NaN; the others are solved as if alone."""
     A, y = scene
@@ -382,7 +449,10 @@ def test_non_finite_values_stop_one_image(name, prior, scene):
     assert found.reason == ["steps", "non-finite", "steps", "steps"]
     assert found.x.isfinite().all() and found.loss.isfinite().all()
     # The best of the two good iterates, as a run of two steps returns it.
-    assert (found.x[1] - short.x[1]).abs().max() < TOLERANCE
+    if name not in SCHEDULED:
+        assert (found.x[1] - short.x[1]).abs().max() < TOLERANCE
+    if name not in DRAWING:
+        assert abs(found.loss[1] - found.history[1, :2].min()) < TOLERANCE * found.loss[1]
     assert found.history[1, 3:].isnan().all()
 
 
@@ -414,14 +484,15 @@ class Breaking(Counted):
         return x + torch.where(far, math.nan, 0.0)
 
 
-@solvers
+@one_by_one
 def test_a_prior_that_breaks(name, prior):
     A = PartialCirculant(prior.image_shape, m=0.5, seed=1)
     broken = Breaking(prior)
     y = A(torch.full((2, 1, 16, 16), 0.7, dtype=DOUBLE))  # wants to go where it breaks
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = run(y, A, broken, name, steps=60, init="mean")
+        constants = {"lr": (0.2, 0.2, 0.2)} if name == "robust" else {}
+        found = run(y, A, broken, name, **{"steps": 60, "init": "mean", **constants})
     assert found.reason == ["non-finite"] * 2
     assert found.x.isfinite().all() and found.loss.isfinite().all()
     torch.testing.assert_close(decoded(broken, found), found.x)
@@ -433,10 +504,9 @@ def test_loss_falls_and_images_are_recovered(name, prior):
     A = PartialCirculant(prior.image_shape, m=0.4, seed=0)
     truth = prior.sample(3, seed=11)
     y = A(truth)
-    constants = {"lr": 0.1} if name == "csgm" else {}
-    found = gprior.solve(
-        y, A, prior, name, steps=150, restarts=3, init="best-of:10", stop="fixed", **constants
-    )
+    constants = {"lr": 0.1} if name in {"csgm", *POPULATIONS} else {}
+    size = {"steps": 150, "restarts": 3} if name not in POPULATIONS else {"steps": 40}
+    found = gprior.solve(y, A, prior, name, init="best-of:10", stop="fixed", **size, **constants)
     error = (found.x - truth).square().mean((1, 2, 3))
     baseline = (A.A_adjoint(y) - truth).square().mean((1, 2, 3))
     assert error.median() < 0.35 * baseline.median()
@@ -479,7 +549,7 @@ def test_labels(name, tiny_prior):
             run(y, A, prior, name, label=wrong)
 
 
-@solvers
+@one_by_one
 def test_callback_and_progress(name, prior, scene, capsys):
     A, y = scene
     seen = []
@@ -494,7 +564,7 @@ def test_callback_and_progress(name, prior, scene, capsys):
         progress=True,
         callback=lambda step, rows, loss, image: seen.append((step, rows.tolist(), loss, image)),
     )
-    steps = ROWS[name]["steps"]
+    steps = np.sum(ROWS[name]["steps"])
     assert "100%" in capsys.readouterr().err
     assert [s for s, *_ in seen] == [*range(steps), *range(steps)]
     assert seen[0][1] == [0, 1, 2, 3, 4] and seen[-1][1] == [5, 6, 7]
@@ -518,11 +588,15 @@ def test_kinds_of_init(name, prior, scene):
     A, y = scene
     z = normal([(9, "z", i) for i in range(4)], (8,), y)
     w = prior.mapping(z)
-    tensors = z if name == "csgm" else w
-    expected = run(y, A, prior, name, init={"z": z, **({} if name == "csgm" else {"w": w})})
+    tensors = z if name in FROM_Z else w
+    expected = run(y, A, prior, name, init={"z": z, **({} if name in FROM_Z else {"w": w})})
     start = prior(z)
-    first = 255**2 / 2 * (A.A(start) - y).square().mean(1)
-    assert (expected.history[:, 0] - first).abs().max() < 0.5 * first.min() + 20
+    first = PIXEL.get(name, 255**2 / 2) * (A.A(start) - y).square().mean(1)
+    if name not in DRAWING | POPULATIONS:
+        assert (expected.history[:, 0] - first).abs().max() < 0.5 * first.min() + 20
+    if name in FROM_Z:
+        with pytest.raises(ValueError, match="starts from z"):
+            run(y, A, prior, name, init={"w": w})
 
     for init in (
         {"z": z.numpy()},
@@ -555,7 +629,7 @@ def test_an_encoder_meets_its_own_image(name, prior, scene):
     assert len(calls) == 1 and calls[0].shape == (4, *prior.image_shape)
     torch.testing.assert_close(calls[0], A.A_dagger(y))
     assert found.solver["init"] == "function"
-    if name != "lbrgm":  # whose restarts differ in nothing but z, which is given here
+    if name not in {"lbrgm", *DRAWING, *POPULATIONS}:  # whose restarts differ in more than z
         assert (found.x - expected.x).abs().max() < TOLERANCE
     same(run(y, A, prior, name, init=encoder, stop="fixed", max_batch=1), expected)
 
@@ -743,7 +817,10 @@ def test_held_out_entries_are_never_seen(name, kind, prior):
     a = run(y, A, prior, name, stop="holdout", callback=first)
     b = run(other, A, prior, name, stop="holdout", callback=second)
     assert a.perceptual == (kind == "image" and SOLVERS[name].has_perceptual)
-    for u, v in zip(first.images, second.images, strict=True):
+    # A second stage starts from the iterate that predicts the held-out entries best.
+    blind = np.atleast_1d(ROWS[name]["steps"])[0]
+    assert len(first.images) >= blind
+    for u, v in zip(first.images[:blind], second.images[:blind], strict=True):
         assert torch.equal(u, v)
     assert (a.criterion - b.criterion).abs().min() > 0.01
     seen = torch.where(held, y, y + 1.0)
@@ -1080,11 +1157,11 @@ def test_a_prior_with_only_z():
     assert (found.x - truth).abs().max() < 0.02
     for init in ("mean", "best-of:3", torch.zeros(2, 4)):
         assert gprior.solve(A(truth), A, prior, steps=2, init=init).x.isfinite().all()
-    with pytest.raises(ValueError, match=r"LBRGM needs the inputs \['w'\].*\['csgm'\]"):
+    with pytest.raises(ValueError, match=r"LBRGM needs the inputs \['w'\].*'csgm'.*'latent'"):
         gprior.solve(A(truth), A, prior, "lbrgm")
     with pytest.raises(ValueError, match=r"z must have shape \(B, 4\)"):
         gprior.solve(A(truth), A, prior, steps=2, init=torch.zeros(2, 5))
-    with pytest.raises(ValueError, match="w, which this prior lacks"):
+    with pytest.raises(ValueError, match="starts from z"):
         gprior.solve(A(truth), A, prior, steps=2, init=torch.zeros(2, 6, 16))
 
 

@@ -76,7 +76,8 @@ class ILO(Solver):
     radius : "auto", float, tuple of 3 float, or None
         Of the balls around features, z+ and each noise map in rounds 1 to 3: a fraction of
         the median ℓ1 distance between two samples of the prior ("auto": 0.25), absolute
-        numbers (one per round, for all three kinds), or no balls.
+        numbers (one per round, for all three kinds), or no balls. The distance is measured
+        once per call on 32 samples, which the evaluations do not count.
     lr : float
         Adam's step.
     init, perceptual, max_batch
@@ -117,13 +118,14 @@ class ILO(Solver):
 
     def space(self, prior: Prior, k: int) -> Space:
         """Return where round k searches: z+ and noise maps on spheres, features, in balls."""
+        block = min(k, prior.num_blocks - 1)
         space: Space = ZPlus(prior) if "w" in prior.inputs else Z()
-        if "noise" in prior.inputs:
-            space = space & Noise(first=max(2 * k - 1, 0), last=5 + 2 * k)
+        if "noise" in prior.inputs:  # block b has the maps 2 b - 1 and 2 b
+            space = space & Noise(first=max(2 * block - 1, 0), last=5 + 2 * k)
         space = space & Sphere(("z+", "z", "noise"))
         if k == 0:
             return space
-        cut = AfterBlock(min(k, prior.num_blocks - 1))
+        cut = AfterBlock(block)
         space = space & cut
         return space if self.radius is None else space & self.balls(prior, cut, k)
 

@@ -15,8 +15,8 @@ __all__ = ["geodesic_cross", "noise_autocorrelation", "one_cycle_drop", "trapezo
 def geodesic_cross(v: Tensor) -> Tensor:
     """Return the mean squared angle between the latents of all pairs of layers, (R,).
 
-    v is (R, L, n); an angle of unit vectors is 2 atan2(|a - b|, |a + b|) and enters as
-    512 angle² / 8, as in PULSE (Menon et al. 2020, equation 5), whatever n is.
+    v is (R, L, n); the angle of two latents of one length is 2 atan2(|a - b|, |a + b|), which
+    enters as 512 angle² / 8, as in PULSE (Menon et al. 2020, equation 5), whatever n is.
     """
     apart, along = (v[:, :, None] + sign * v[:, None] for sign in (-1, 1))
     near, far = (torch.sqrt(u.square().sum(3) + 1e-9) for u in (apart, along))
