@@ -14,7 +14,7 @@ from gprior.phantoms import CONTRASTS, phantoms
 from gprior.priors import load_prior, save_prior
 from gprior.training.data import folder_set, phantom_set
 from gprior.training.frechet import frechet_distance, random_features
-from gprior.training.trainer import Settings, Trainer
+from gprior.training.trainer import Settings, Trainer, lacking_spread
 
 CONFIG = {
     "img_resolution": 16,
@@ -74,7 +74,7 @@ def test_every_step_draws_anew(data, monkeypatch):
         type(data), "batch", lambda self, rows: seen.append(rows) or batch(self, rows)
     )
     trainer(data).train()
-    assert len({tuple(rows.tolist()) for rows in seen}) == 6
+    assert len({tuple(rows.tolist()) for rows in seen}) == 12  # two batches in each of six steps
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(data, trained, tmp_path):
@@ -343,3 +343,18 @@ def test_wrong_folders_are_refused(tmp_path):
     pictures(tmp_path / "few", 5)
     with pytest.raises(ValueError, match="has 5 images; training needs at least 20"):
         folder_set(tmp_path / "few", 16, 1)
+
+
+def test_lacking_spread():
+    """0 where samples spread as images do, 1 where they do not, whatever they do elsewhere."""
+    real = torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert lacking_spread([real + 3], [real]) == 0
+    assert abs(float(lacking_spread([0 * real], [real])) - 1) < 0.01
+    half = real.clone()
+    half[:, :, :2] = 0
+    half[:, :, 2:] *= 9
+    assert abs(float(lacking_spread([half], [real])) - 0.5) < 0.05
+    assert abs(float(lacking_spread([half, real], [real, real])) - 0.25) < 0.03
+    still = (0.1 * real).requires_grad_()
+    (slope,) = torch.autograd.grad(lacking_spread([still], [real]), still)
+    assert (slope * (still - still.mean(0))).sum() < 0  # downhill is apart

@@ -73,7 +73,10 @@ class Discriminator(nn.Module):
 
     def forward(self, raw: Tensor, c: Tensor | None = None) -> Tensor:
         """Return logits (B,); higher means real. ``raw`` is (B, C, H, W) in [-1, 1]."""
-        x = self.features(raw)[-1]
+        return self.judge(self.features(raw)[-1], c)
+
+    def judge(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return logits (B,) from the last of the `features`."""
         x = self.conv(torch.cat([x, minibatch_std(x.float()).to(x.dtype)], 1))
         logits = self.out(self.dense(x.flatten(1))).float()
         total: Tensor = logits.sum(1) if c is None else (logits * c).sum(1)

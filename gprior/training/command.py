@@ -49,10 +49,10 @@ class Options:
     resolution: int = 64
     channels: int = 1
     count: int = 30000
-    steps: int = 7500
+    steps: int = 12500
     batch: int = 16
     lr: float = 0.002
-    gamma: float = 0.1
+    gamma: float = 0.5
     z_dim: int = 64
     w_dim: int = 128
     channel_base: int = 2048

@@ -2,7 +2,8 @@
 
 Non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation and
 style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), exponential moving
-average of the generator's weights. Every draw is keyed by the step, so a resumed run
+average of the generator's weights, and one term against mode collapse, `lacking_spread`: a
+small discriminator does not see that all samples share their folds. Every draw is keyed by the step, so a resumed run
 continues as if it had never stopped.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from gprior.randomness import generator
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features
 
-__all__ = ["Settings", "Trainer"]
+__all__ = ["Settings", "Trainer", "lacking_spread"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Settings:
         last fifth of the run.
     r1_gamma, r1_every : float, int
         Weight of the gradient penalty and its interval in steps.
+    diversity : float
+        Weight of the spread that samples lack, see `lacking_spread`.
     mixing : float
         Probability that an image takes its styles from two latents.
     ema_images : float
@@ -53,11 +56,12 @@ class Settings:
         Seed of initial weights and of every draw.
     """
 
-    steps: int = 7500
+    steps: int = 12500
     batch: int = 16
     lr: float = 0.002
-    r1_gamma: float = 0.1
+    r1_gamma: float = 0.5
     r1_every: int = 16
+    diversity: float = 3.0
     mixing: float = 0.9
     ema_images: float = 5000.0
     seed: int = 0
@@ -136,13 +140,33 @@ class Trainer:
         values = {"loss_d": float(loss_d.detach())}
         if self.step % s.r1_every == 0:
             values["r1"] = self._r1(real, c)
+        values |= self._step_generator(rng)
+        self._average()
+        return values
+
+    def _step_generator(self, rng: torch.Generator) -> dict[str, float]:
+        """Step G on samples of one class, the next one at each step."""
+        s, label = self.settings, self.step % max(self.G.c_dim, 1)
+        rows = self._rows[label]
+        rows = rows[torch.randint(len(rows), (s.batch,), generator=rng)]
+        real, labels = self.data.batch(rows)
+        c = self._one_hot(labels)
         self.D.requires_grad_(False)
         with self._autocast():
-            loss_g = F.softplus(-self.D(self._generate(c, rng), c)).mean()
-        self._descend(self.opt_g, loss_g)
+            features = self.D.features(self._generate(c, rng))
+            loss = F.softplus(-self.D.judge(features[-1], c)).mean()
+            with torch.no_grad():
+                wanted = self.D.features(real.to(self.device))
+        lacking = lacking_spread(features, wanted)
+        self._descend(self.opt_g, loss + s.diversity * lacking)
         self.D.requires_grad_(True)
-        self._average()
-        return {**values, "loss_g": float(loss_g.detach())}
+        return {"loss_g": float(loss.detach()), "lacking": float(lacking.detach())}
+
+    @cached_property
+    def _rows(self) -> list[Tensor]:
+        """Rows of the images of each class."""
+        classes = range(max(self.G.c_dim, 1))
+        return [(self.data.labels == k).nonzero()[:, 0] for k in classes]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.device.type == "cpu")
@@ -268,3 +292,17 @@ class Trainer:
     @staticmethod
     def _parts() -> tuple[str, ...]:
         return ("G", "D", "ema", "opt_g", "opt_d")
+
+
+def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Return how much less the features of samples spread than those of images, in [0, 1].
+
+    The mean over levels of E relu(s_real - s_fake) / E s_real, with s the standard deviation
+    over a batch of one class, at each position of each feature map (B, C, H, W). More spread
+    in one place does not make up for less in another.
+    """
+    levels = []
+    for f, r in zip(fake, real, strict=True):
+        own, wanted = ((x.float().var(0) + 1e-6).sqrt() for x in (f, r))
+        levels.append(F.relu(wanted - own).mean() / wanted.mean())
+    return torch.stack(levels).mean()
