@@ -31,6 +31,11 @@ Differs from the authors' code
   A prior without an embedding has its class vector searched on the simplex where
   ``search_class=True``.
 - An encoder or latents centre the population, with variance 0.5 as theirs.
+- Transforms: scales and brightness are logarithms, so that no scale turns negative; shifts are
+  of the scaled object, as their inverse assumes and their start does not; shrinking is
+  filtered. The search starts from no transform, where theirs starts from the statistics of an
+  object detector, and may act inside any A.
+- Fine-tuning of the generator's weights and the blending of edits are not part of a solver.
 """
 
 from __future__ import annotations
