@@ -2,8 +2,9 @@
 
 For each method with its default constants, on the embedded prior and one thread:
 
-- processor seconds per step of a batch of 8 images, relative to L-BRGM's, without and with the
-  perceptual term (medians over rounds in which the methods take turns);
+- evaluations of the default constants for a known label;
+- processor seconds per evaluation of a batch of 8 images, relative to L-BRGM's, without and with
+  the perceptual term (medians over rounds in which the methods take turns);
 - reach: how well it embeds an image that is measured completely and without noise (A = 1), at
   300 evaluations, from the best of 100 latents, by the mean square alone: median PSNR in dB of 3
   samples of the prior and of the 3 real slices of ``gprior demo``, which are outside its domain.
@@ -22,21 +23,24 @@ from gprior.demo import real_images
 from gprior.operators import Masking, Operator, PartialCirculant
 from gprior.priors import Prior
 from gprior.scores import scores
-from gprior.solvers import SOLVERS
+from gprior.solvers import SOLVERS, find_solver
 
-ROUNDS, STEPS, IMAGES = 3, 8, 8
+ROUNDS, SPANS, IMAGES = 3, (24, 48), 8
 BUDGET, INIT = 300, "best-of:100"
 
 
-def seconds_per_step(prior: Prior, A: Operator, name: str) -> float:
-    """Return processor seconds of one step of a batch."""
+def seconds_per_evaluation(prior: Prior, A: Operator, name: str) -> float:
+    """Return processor seconds of one evaluation of a batch."""
     y = A(prior.sample(IMAGES, seed=1, label=0))
-    taken = []
-    for steps in (STEPS, 2 * STEPS):
+    taken, spent = [], []
+    for budget in SPANS:
         before = time.process_time()
-        gprior.solve(y, A, prior, name, steps=steps, init="random", label=0, stop="fixed")
+        result = gprior.solve(
+            y, A, prior, name, budget=budget, init="random", label=0, stop="fixed"
+        )
         taken.append(time.process_time() - before)
-    return (taken[1] - taken[0]) / STEPS
+        spent.append(float(result.evaluations[0]))
+    return (taken[1] - taken[0]) / (spent[1] - spent[0])
 
 
 def reach(prior: Prior, name: str) -> tuple[float, float]:
@@ -54,15 +58,19 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     prior = gprior.load_prior("phantom-64")
+    for name, kind in SOLVERS.items():
+        print(f"{name:<12}{find_solver(kind(), prior, {}).cost(1):>10.1f}")
     operators = {
         "data terms": PartialCirculant(prior.image_shape, 0.1),
         "with perceptual": Masking(prior.image_shape, "half"),
     }
     names = [name for name, kind in SOLVERS.items() if kind.needs <= prior.inputs]
     for title, A in operators.items():
-        rounds = [{name: seconds_per_step(prior, A, name) for name in names} for _ in range(ROUNDS)]
+        rounds = [
+            {name: seconds_per_evaluation(prior, A, name) for name in names} for _ in range(ROUNDS)
+        ]
         middle = {name: statistics.median(r[name] for r in rounds) for name in names}
-        print(f"step, {title}: lbrgm {middle['lbrgm']:.3f} s for {IMAGES} images")
+        print(f"evaluation, {title}: lbrgm {middle['lbrgm']:.3f} s for {IMAGES} images")
         for name in names:
             print(f"  {name:<12}{middle[name] / middle['lbrgm']:>6.2f}", flush=True)
     print("reach: samples, real slices (dB)")

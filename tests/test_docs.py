@@ -72,17 +72,24 @@ def test_model_card_says_what_is_unknown(conf: Any, tmp_path: Path) -> None:
     assert ".. |card-frechet| replace:: 5.25" in lines
 
 
-def test_every_method_has_a_page_and_its_needs_in_the_table() -> None:
-    from gprior.solvers import SOLVERS
+def test_every_method_has_a_page_and_a_true_row_in_the_table() -> None:
+    import gprior
+    from gprior.solvers import SOLVERS, find_solver
 
+    prior = gprior.load_prior("phantom-64")
     folder = ROOT / "docs" / "methods"
     table = (folder / "index.rst").read_text()
     pages = "".join(page.read_text() for page in folder.glob("*.rst"))
     for name, kind in SOLVERS.items():
-        assert f".. autoclass:: gprior.solvers.{kind.__name__}\n" in pages, name
-        row = re.search(rf"\* - ``{re.escape(name)}``\n     - ([^\n(;]*)", table)
+        assert f"gprior.solvers.{kind.__name__}" in pages, name
+        cells = (
+            rf"\* - ``{re.escape(name)}``\n     - ([^\n(;]*).*\n     - (\w+).*\n     - ([\d.]+)\n"
+        )
+        row = re.search(cells, table)
         assert row is not None, name
         assert set(row[1].strip().split(", ")) == kind.needs, name
+        assert (row[2] != "no") == kind.has_perceptual, name
+        assert row[3] == f"{find_solver(name, prior, {}).cost(classes=1):.1f}", name
 
 
 def test_page_of_a_method_keeps_the_differences_of_its_module(conf: Any) -> None:
