@@ -4,9 +4,13 @@
 
 Published implementations scale the weights of every convolution by each image's style
 and run a grouped convolution; gradients with respect to styles then pass through
-gradients with respect to weights. That form is written out here as the reference. Both
-must agree (images to 1e-4, gradients to 1e-4 of the largest) before they are timed, in
-turns, with the same weights, styles and loss.
+gradients with respect to weights. That form is written out here as the reference, with
+the two ways in which they apply the FIR filter [1, 3, 3, 1] on a CPU: "rosinality", every
+channel as an image of its own (the code under ILO, PULSE and SPHInX), and "NVIDIA", one
+depthwise convolution (under the projector, BRGM and L-BRGM). All must agree (images to 1e-4,
+gradients to 1e-4 of their norm) before they are timed, in turns, with the same weights,
+styles and loss. The arithmetic of the convolutions, at the speed of a matrix product on this
+machine, is printed beside the times: no form can be faster.
 """
 
 from __future__ import annotations
@@ -30,18 +34,22 @@ from gprior.priors.stylegan2 import StyledConv
 WANTED = 2.5  # times faster at 256 pixels, batch 1, one thread
 
 
-def resample(x: Tensor, pad: tuple[int, int], gain: float, up: int = 1) -> Tensor:
-    """Zero insertion, padding and the FIR [1, 3, 3, 1], as a depthwise convolution."""
+def resample(x: Tensor, pad: tuple[int, int], gain: float, apart: bool, up: int = 1) -> Tensor:
+    """Zero insertion, padding and the FIR [1, 3, 3, 1], channels apart or depthwise."""
     B, C, H, W = x.shape
     if up > 1:
         x = F.pad(x.reshape(B, C, H, 1, W, 1), (0, up - 1, 0, 0, 0, up - 1))
         x = x.reshape(B, C, H * up, W * up)
     row = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8 * math.sqrt(gain)
-    kernel = torch.outer(row, row).expand(C, 1, 4, 4)
-    return F.conv2d(F.pad(x, (*pad, *pad)), kernel, groups=C)
+    kernel = torch.outer(row, row)[None, None]
+    x = F.pad(x, (*pad, *pad))
+    if apart:
+        y = F.conv2d(x.reshape(B * C, 1, *x.shape[2:]), kernel)
+        return y.reshape(B, C, *y.shape[2:])
+    return F.conv2d(x, kernel.expand(C, 1, 4, 4), groups=C)
 
 
-def per_sample(conv: ModulatedConv, x: Tensor, w: Tensor) -> Tensor:
+def per_sample(conv: ModulatedConv, x: Tensor, w: Tensor, apart: bool) -> Tensor:
     """Modulated convolution with one weight per image, by a grouped convolution."""
     B, n_in, H, W = x.shape
     n_out, _, size, _ = conv.weight.shape
@@ -52,29 +60,29 @@ def per_sample(conv: ModulatedConv, x: Tensor, w: Tensor) -> Tensor:
     if conv.up:
         kernel = weight.transpose(1, 2).reshape(B * n_in, n_out, size, size)
         y = F.conv_transpose2d(x, kernel, stride=2, groups=B)
-        return resample(y.reshape(B, n_out, *y.shape[2:]), (1, 1), gain=4)
+        return resample(y.reshape(B, n_out, *y.shape[2:]), (1, 1), 4, apart)
     y = F.conv2d(x, weight.reshape(B * n_out, n_in, size, size), padding=size // 2, groups=B)
     return y.reshape(B, n_out, H, W)
 
 
-def styled(layer: StyledConv, x: Tensor, w: Tensor) -> Tensor:
+def styled(layer: StyledConv, x: Tensor, w: Tensor, apart: bool) -> Tensor:
     """Per-sample convolution, noise, bias, leaky ReLU."""
-    y = per_sample(layer.conv, x, w)
+    y = per_sample(layer.conv, x, w, apart)
     y = y + layer.noise_strength * layer.noise_const + layer.bias[:, None, None]
     return F.leaky_relu(y, 0.2) * math.sqrt(2)
 
 
-def reference(G: StyleGAN2, ws: Tensor) -> Tensor:
+def reference(G: StyleGAN2, ws: Tensor, apart: bool) -> Tensor:
     """Synthesis in the published form, with the weights of ``G``."""
     x, rgb = G.const.expand(len(ws), -1, -1, -1), None
     for k, block in enumerate(G.blocks):
         first = max(2 * k - 1, 0)
         if block.conv0 is not None:
-            x = styled(block.conv0, x, ws[:, first])
+            x = styled(block.conv0, x, ws[:, first], apart)
             first += 1
-        x = styled(block.conv1, x, ws[:, first])
-        y = per_sample(block.to_rgb, x, ws[:, first + 1]) + block.rgb_bias[:, None, None]
-        rgb = y if rgb is None else resample(rgb, (2, 1), gain=4, up=2) + y
+        x = styled(block.conv1, x, ws[:, first], apart)
+        y = per_sample(block.to_rgb, x, ws[:, first + 1], apart) + block.rgb_bias[:, None, None]
+        rgb = y if rgb is None else resample(rgb, (2, 1), 4, apart, up=2) + y
     return rgb
 
 
@@ -86,8 +94,29 @@ def gradient(form: Callable[[Tensor], Tensor], ws: Tensor, target: Tensor) -> tu
     return image.detach(), grad
 
 
+def arithmetic(G: StyleGAN2, batch: int) -> float:
+    """Return the floating point operations of a forward pass and its gradient, no weights'."""
+    total = 0
+    for layer in G.modules():
+        if isinstance(layer, StyledConv):
+            side = layer.resolution // (2 if layer.conv.up else 1)  # of the input
+            total += 2 * layer.conv.weight.numel() * side**2
+    return 2.0 * batch * total
+
+
+def machine_speed() -> float:
+    """Return the operations per second of a matrix product of 1024, best of ten."""
+    a = torch.randn(1024, 1024)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(times)
+
+
 def compare(resolution: int, batch: int, threads: int, repeats: int) -> tuple[float, bool]:
-    """Check that both forms agree, time them in turns, print a line; return the ratio."""
+    """Check that the forms agree, time them in turns, print; return the ratio to rosinality's."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     G = StyleGAN2(resolution, 3)
@@ -98,25 +127,38 @@ def compare(resolution: int, batch: int, threads: int, repeats: int) -> tuple[fl
     G.freeze()
     ws = G.mapping(torch.randn(batch, 512)).contiguous()
     target = torch.zeros(batch, 3, resolution, resolution)
-    forms = {"shared": G.synthesis, "per-sample": lambda ws: reference(G, ws)}
-    answers = {name: gradient(form, ws, target) for name, form in forms.items()}
-    (image, grad), (image0, grad0) = answers["shared"], answers["per-sample"]
-    off = float((image - image0).abs().max()), float((grad - grad0).abs().max() / grad0.abs().max())
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "gprior": G.synthesis,
+        "rosinality": lambda ws: reference(G, ws, True),
+        "NVIDIA": lambda ws: reference(G, ws, False),
+    }
+    image, grad = gradient(G.synthesis, ws, target)
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(repeats):
+    agree = True
+    for turn in range(repeats + 1):  # the first one warms up, and is compared
         for name, form in forms.items():
             start = time.perf_counter()
-            gradient(form, ws, target)
-            seconds[name].append(time.perf_counter() - start)
-    ours, theirs = (statistics.median(seconds[name]) for name in forms)
-    agree = off[0] <= 1e-4 and off[1] <= 1e-4
+            image0, grad0 = gradient(form, ws, target)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+            elif name != "gprior":
+                off = (
+                    float((image - image0).abs().max()),
+                    float((grad - grad0).norm() / grad0.norm()),
+                )
+                agree = agree and max(off) <= 1e-4
+                print(f"  off {name}: image {off[0]:.1e}, gradient {off[1]:.1e}")
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
+    floor = arithmetic(G, batch) / machine_speed()
     print(
-        f"{resolution:5d} px  batch {batch}  {threads} threads   shared {ours * 1e3:7.0f} ms   "
-        f"per-sample {theirs * 1e3:7.0f} ms   ratio {theirs / ours:4.2f}   "
-        f"image off {off[0]:.1e}  gradient off {off[1]:.1e}  {'agree' if agree else 'DISAGREE'}",
+        f"{resolution:5d} px  batch {batch}  {threads} threads   "
+        + "   ".join(f"{name} {t * 1e3:6.0f} ms" for name, t in middle.items())
+        + f"   arithmetic {floor * 1e3:5.0f} ms   ratios "
+        + " ".join(f"{middle[name] / middle['gprior']:4.2f}" for name in list(forms)[1:])
+        + f"   {'agree' if agree else 'DISAGREE'}",
         flush=True,
     )
-    return theirs / ours, agree
+    return middle["rosinality"] / middle["gprior"], agree
 
 
 def main() -> int:

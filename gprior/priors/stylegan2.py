@@ -86,7 +86,7 @@ class StyledConv(nn.Module):
             y = torch.add(shift, y, alpha=gain)
         else:
             y = torch.addcmul(shift, y, (demod * gain).to(y.dtype))
-        y = F.leaky_relu(y, SLOPE)
+        y = F.leaky_relu(y, SLOPE, inplace=True)
         return y if clamp is None else y.clamp(-clamp, clamp)
 
     def _noise(self, noise: str | Tensor, y: Tensor) -> Tensor:
