@@ -141,10 +141,10 @@ def overhead(prior: Prior, images: int, steps: int) -> None:
             super().tell(points, values, injected)
             taken += time.perf_counter() - start
 
-    from gprior.solvers import basin_cma
+    from gprior.solvers import populations
 
     truth = wide.sample(images, label=0)
-    basin_cma.CSA = Timed  # type: ignore[misc]
+    populations.CSA = Timed  # type: ignore[misc]
     try:
         for name, amount in (("cma", (steps,)), ("basincma", (steps, steps, 0))):
             taken = 0.0
@@ -152,7 +152,7 @@ def overhead(prior: Prior, images: int, steps: int) -> None:
             result = solve(truth, wide, name, label=0, steps=size, population=22)
             row(f"{name}: sampler, % of run", 100 * taken / result.seconds, result.seconds)
     finally:
-        basin_cma.CSA = samplers.CSA  # type: ignore[misc]
+        populations.CSA = samplers.CSA  # type: ignore[misc]
 
 
 def main() -> None:

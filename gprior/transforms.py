@@ -37,7 +37,9 @@ __all__ = ["Transformed", "covered", "framed", "inverse", "search", "through", "
 SIZE = 5  # entries of φ
 MEMBERS = population_size(SIZE)
 SPREAD = math.sqrt(0.1)  # Σ = 0.1 I, algorithm 1, line 2
-MOST = 1.4  # of every entry of φ: scales from 1/4 to 4
+MOST = 1.4  # of every entry of φ / UNITS: scales from 1/4 to 4
+# A darker image has the smaller error while its shape is still wrong: brightness varies less.
+UNITS = (1.0, 1.0, 1.0, 1.0, 0.25)
 AGAIN = 0.5  # spread of z about the running mean of the best ones, and that mean's decay
 
 
@@ -270,7 +272,7 @@ def search(
     spent : Tensor
         Evaluations (R,).
     """
-    R, like = len(problem), problem.prior.like
+    R, like, units = len(problem), problem.prior.like, problem.prior.like.new_tensor(UNITS)
     centre, spread, g = torch.zeros_like(start["z"]), 1.0, 0
 
     def vary(rows: Tensor, begin: Variables, points: Tensor) -> Variables:
@@ -278,7 +280,8 @@ def search(
         shape = (MEMBERS, centre.shape[1])
         numbers = normal(own.draw_keys("transform-z", g), shape, like).flatten(0, 1)
         z = centre[rows] + spread * numbers
-        return {**begin, "z": z, "transform": points.clamp(-MOST, MOST)}
+        place = points.clamp(-MOST, MOST)
+        return {**begin, "z": z, "place": place, "transform": place * units}
 
     def learned(rows: Tensor, outcome: Outcome) -> None:
         nonlocal spread, g
@@ -298,10 +301,10 @@ def search(
         trial,
         vary,
         generations,
-        outer="transform",
+        outer="place",
         told="sampled",
         learned=learned,
     )
     phi = torch.zeros(R, SIZE).to(like)
-    phi[flock.rows] = sampler.mean.clamp(-MOST, MOST)
+    phi[flock.rows] = sampler.mean.clamp(-MOST, MOST) * units
     return phi, flock.spent

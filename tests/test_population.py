@@ -53,8 +53,7 @@ def draws(g, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(g), dtype=DOUBLE)
 
 
-@pytest.mark.parametrize("d", [128, 512])
-@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize(("d", "diagonal"), [(128, False), (128, True), (512, False)])
 def test_the_step_size_path_is_that_of_cma(d, diagonal):
     """On the sphere, from the same normal numbers, log σ within 0.05 after 30 generations."""
     R, P = 4, population_size(d)
