@@ -13,7 +13,7 @@ import gprior
 from gprior.operators import Masking, PartialCirculant
 from gprior.priors import BigGAN
 from gprior.problem import Problem
-from gprior.randomness import normal
+from gprior.randomness import generator, normal
 from gprior.samplers import CSA, CMAPackage, Fixed, population_size
 from gprior.solvers import SOLVERS, BasinCMA, find_solver
 from gprior.solvers.basin_cma import nested
@@ -454,3 +454,19 @@ def test_a_moved_image_is_found_where_it_is(prior):
     torch.testing.assert_close(found.loss, 255**2 / 2 * square)
     alone = run(moved[1:], A, prior, "basincma", transform=True, **options)
     assert (alone.x - found.x[1:]).abs().max() < 1e-6
+
+
+def test_the_search_of_a_transform_sees_no_held_out_entry(prior):
+    A = Masking(prior.image_shape, torch.ones(1, 16, 16))
+    y = A(prior.sample(2, seed=1))
+    held = torch.rand(y.shape[1:], generator=generator(0, "holdout", 0)) < 0.05
+    seen = []
+    for measured in (y, torch.where(held, y + 1, y)):
+        images = []
+        look = lambda *found, images=images: images.append(found[3].clone())  # noqa: E731
+        options = {"transform": True, "stop": "holdout", "callback": look}
+        seen.append((run(measured, A, prior, "basincma", **options), images))
+    (one, first), (two, second) = seen
+    assert first and all(torch.equal(u, v) for u, v in zip(first, second, strict=True))
+    torch.testing.assert_close(one.latents["transform"], two.latents["transform"])
+    assert (one.criterion - two.criterion).abs().min() > 0.01

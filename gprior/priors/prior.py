@@ -29,7 +29,8 @@ class Prior(nn.Module):
     inputs : frozenset of str
         Names of the inputs that can be searched, among ``"z"``, ``"w"`` (one w per
         layer), ``"noise"``, ``"content"``, ``"state"`` (between two blocks),
-        ``"label"`` and ``"filters"`` (one style per output filter).
+        ``"label"``, ``"embedding"`` (of the class) and ``"filters"`` (one style per output
+        filter).
     c_dim : int
         Number of classes, 0 where there are none.
     name : str
