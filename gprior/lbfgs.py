@@ -91,7 +91,7 @@ def _row(
             reason = "discrepancy" if finite else "non-finite"
             raise StopRow
         for name, x in variables.items():
-            x.grad = grads[name]
+            x.grad = grads[name].contiguous()
         return loss[0]
 
     optimizer = torch.optim.LBFGS(
