@@ -2,9 +2,9 @@
 
 Non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation and
 style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), exponential moving
-average of the generator's weights, and one term against mode collapse, `lacking_spread`: a
-small discriminator does not see that all samples share their folds. Every draw is keyed by the step, so a resumed run
-continues as if it had never stopped.
+average of the generator's weights, and one term against mode collapse, `lacking_spread`:
+a small discriminator does not see that all samples share their folds. Every draw is keyed
+by the step, so a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
