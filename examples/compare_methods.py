@@ -96,9 +96,9 @@ plt.show()
 
 # %%
 # Total variation only smooths: it leaves the missing half blank, and on the
-# compressed slice, where every number tells of every pixel, it is the best of
-# the five by both scores. CSGM can draw nothing but phantoms, whatever was
-# measured. The larger sets bend a phantom to the data, and where there are no
+# compressed slice, where every number tells of every pixel, it has the highest
+# PSNR of the five, and ILO the highest SSIM. CSGM can draw nothing but phantoms,
+# whatever was measured. The larger sets bend a phantom to the data, and where there are no
 # data a phantom is what they draw: plausible, and not this head's. ILO spends
 # its 100 passes on four rounds; its default is 700. **None of these pictures is
 # for diagnosis** (:doc:`/medical`).
