@@ -32,7 +32,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.priors import StyleGAN2
-from gprior.priors.layers import ModulatedConv, fold_
+from gprior.priors.layers import ModulatedConv, fold_, ready_
 from gprior.priors.stylegan2 import StyledConv
 
 TOLERANCE = 1e-4
@@ -128,9 +128,7 @@ def difference(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[floa
 def same_function(G: StyleGAN2, ws: Tensor, target: Tensor) -> bool:
     """Check in float64, on the first image, that the forms are one function."""
     fine = copy.deepcopy(G).double()
-    for layer in fine.modules():
-        if isinstance(layer, ModulatedConv):
-            layer.ready_()
+    ready_(fine)
     ws, target = ws[:1].double(), target[:1].double()
     off = difference(
         gradient(fine.synthesis, ws, target),

@@ -13,7 +13,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from gprior.loop import Outcome, Watch, descend, evaluate, moment
+from gprior.loop import Outcome, Watch, descend, evaluate, finite, moment
 from gprior.objective import Objective
 from gprior.problem import Problem
 from gprior.space import Space, Variables, take
@@ -79,7 +79,7 @@ def _row(
         image, predicted, loss, grads = descend(problem, space, objective, variables, start, at)
         criterion = problem.criterion(predicted, loss)
         history[0, done] = loss.cpu()
-        finite = bool(loss.isfinite()) and all(bool(g.isfinite().all()) for g in grads.values())
+        sound = bool(loss.isfinite() & finite(grads))
         if bool(loss.isfinite()) and float(criterion) < record:
             record = float(criterion)
             best = {k: v.detach().clone() for k, v in variables.items()}
@@ -87,8 +87,8 @@ def _row(
         if watch.look is not None:
             watch.look(done, row, loss, image)
         done += 1
-        if not finite or bool(problem.finished(criterion)):
-            reason = "discrepancy" if finite else "non-finite"
+        if not sound or bool(problem.finished(criterion)):
+            reason = "discrepancy" if sound else "non-finite"
             raise StopRow
         for name, x in variables.items():
             x.grad = grads[name].contiguous()

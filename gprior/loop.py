@@ -251,7 +251,7 @@ def minimise(
         watch.tick(len(rows))
         if watch.look is not None:
             watch.look(before + i, rows, loss, image)
-        broken = ~(loss.isfinite() & _finite(grads))
+        broken = ~(loss.isfinite() & finite(grads))
         done = own.finished(criterion) & ~broken
         for row in rows[done].tolist():
             reason[row] = "discrepancy"
@@ -340,6 +340,6 @@ def evaluate(
     )
 
 
-def _finite(grads: Variables) -> Tensor:
+def finite(grads: Variables) -> Tensor:
     """Return which rows have finite gradients only, (R,) bool."""
     return torch.stack([g.flatten(1).isfinite().all(1) for g in grads.values()]).all(0)

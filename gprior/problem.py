@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -126,18 +126,20 @@ class Problem:
 
     def mean_absolute(self, predicted: Leaves, masks: Leaves) -> Tensor:
         """Return the mean of ``|y - A x|`` over the entries of a mask, per row (R,)."""
-        total = torch.zeros((), dtype=self.y[0].real.dtype, device=self.image.device)
-        for p, y, m in zip(predicted, self.y, masks, strict=True):
-            total = total + ((p - y).abs() * m).flatten(1).sum(1)
-        return total / entries(masks).clamp_min(1)
+        return self._mean(torch.abs, predicted, masks)
 
     def mean_square(self, predicted: Leaves, masks: Leaves) -> Tensor:
         """Return the mean of ``|y - A x|^2`` over the entries of a mask, per row (R,)."""
+
+        def square(d: Tensor) -> Tensor:
+            return torch.view_as_real(d).square().sum(-1) if d.is_complex() else d.square()
+
+        return self._mean(square, predicted, masks)
+
+    def _mean(self, size: Callable[[Tensor], Tensor], predicted: Leaves, masks: Leaves) -> Tensor:
         total = torch.zeros((), dtype=self.y[0].real.dtype, device=self.image.device)
         for p, y, m in zip(predicted, self.y, masks, strict=True):
-            d = p - y
-            square = torch.view_as_real(d).square().sum(-1) if d.is_complex() else d.square()
-            total = total + (square * m).flatten(1).sum(1)
+            total = total + (size(p - y) * m).flatten(1).sum(1)
         return total / entries(masks).clamp_min(1)
 
     def rules(self) -> list[str]:

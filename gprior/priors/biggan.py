@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gprior.priors.biggan_layers import Block, Norm
 from gprior.priors.biggan_layouts import BigGANPyTorch, HuggingFace
 from gprior.priors.prior import Prior
-from gprior.priors.stylegan2 import State, check_shape
+from gprior.priors.stylegan2 import State, check_entry, check_shape
 from gprior.randomness import normal
 
 __all__ = ["BigGAN", "from_biggan_pytorch", "from_huggingface"]
@@ -195,10 +195,7 @@ class BigGAN(Prior):
         embedding = self._embedding(z, c, embedding)
         t = self._truncation(truncation)
         first, conds = self._conditions(z, embedding)
-        if not 0 <= from_block < len(self.blocks):
-            raise ValueError(f"from_block must be between 0 and {len(self.blocks) - 1}")
-        if (from_block > 0) != (state is not None):
-            raise ValueError("from_block > 0 and state=(features, rgb) go together: give both")
+        check_entry(from_block, state, len(self.blocks))
         if state is None:
             x = self.first(first).view(len(z), -1, 4, 4)
         else:

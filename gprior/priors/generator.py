@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gprior.priors.prior import Prior
-from gprior.priors.stylegan2 import State, check_shape
+from gprior.priors.stylegan2 import State, check_entry, check_shape
 from gprior.randomness import generator, normal
 
 __all__ = ["Generator"]
@@ -143,10 +143,7 @@ class Generator(Prior):
         """
         if "state" not in self.inputs:
             raise ValueError(f"{self.name} has no blocks to stop between; pass an nn.Sequential")
-        if not 0 <= from_block < self.num_blocks:
-            raise ValueError(f"from_block must be between 0 and {self.num_blocks - 1}")
-        if (from_block > 0) != (state is not None):
-            raise ValueError("from_block > 0 and state=(features, rgb) go together: give both")
+        check_entry(from_block, state, self.num_blocks)
         # A copy, because a network may overwrite what it is given, as ReLU(inplace=True) does.
         x = (self._shaped(z) if state is None else state[0]).clone()
         for block in self.blocks[from_block:to_block]:

@@ -353,10 +353,7 @@ class StyleGAN2(Prior):
                 f"ws must have shape (B, {self.num_ws}, {self.w_dim}) or "
                 f"(B, {self.num_ws}, rows, {self.w_dim}), got {tuple(ws.shape)}"
             )
-        if not 0 <= from_block < len(self.blocks):
-            raise ValueError(f"from_block must be between 0 and {len(self.blocks) - 1}")
-        if (from_block > 0) != (state is not None):
-            raise ValueError("from_block > 0 and state=(features, rgb) go together: give both")
+        check_entry(from_block, state, len(self.blocks))
         batch = (1, len(ws))
         if content is not None:
             check_shape("content", content, self.content_shape, batch)
@@ -430,6 +427,14 @@ def check_sizes(config: dict[str, Any]) -> int:
     ):
         raise ValueError(f"widths must be {log2 - 1} integers from 1 to {1 << 14}, or None")
     return log2
+
+
+def check_entry(from_block: int, state: State | None, blocks: int) -> None:
+    """Refuse to start at a block that is none, or between blocks without a state."""
+    if not 0 <= from_block < blocks:
+        raise ValueError(f"from_block must be between 0 and {blocks - 1}")
+    if (from_block > 0) != (state is not None):
+        raise ValueError("from_block > 0 and state=(features, rgb) go together: give both")
 
 
 def check_shape(

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from scipy import linalg
 from torch import Tensor
 
-from gprior.randomness import generator
+from gprior.perceptual import random_maps
 
 __all__ = ["frechet_distance", "random_features"]
 
@@ -27,15 +27,9 @@ def random_features(images: Tensor) -> Tensor:
     Four layers of random orthogonal 3x3 filters, ReLU and 2x pooling; from each the
     mean of its feature maps, and from the last ones their means over quadrants.
     """
-    x = images.float().mean(1, keepdim=True) - 0.25
-    found, width = [], 1
-    for layer, n_out in enumerate((16, 32, 48, 48)):
-        weight = torch.empty(n_out, width, 3, 3)
-        torch.nn.init.orthogonal_(weight, 1.7, generator=generator("random-features", layer))
-        x = F.avg_pool2d(F.relu(F.conv2d(x, weight.to(x), padding=1)), 2)
-        found.append(F.adaptive_avg_pool2d(x, 1).flatten(1) if layer < 2 else _quadrants(x))
-        width = n_out
-    return torch.cat(found, 1)
+    first, second, *last = random_maps(images.float())
+    means = [F.adaptive_avg_pool2d(x, 1).flatten(1) for x in (first, second)]
+    return torch.cat([*means, *(_quadrants(x) for x in last)], 1)
 
 
 def _quadrants(x: Tensor) -> Tensor:
