@@ -119,7 +119,7 @@ class CSA:
         mu = members // 2
         raw = [math.log((members + 1) / 2) - math.log(i + 1) for i in range(mu)]  # (49)
         self.weights = mean.new_tensor([w / sum(raw) for w in raw])  # (53), the positive ones
-        mu_eff = 1 / float(self.weights.square().sum())  # (8)
+        mu_eff = 1 / float(self.weights.square().sum())
         self.mu_eff = mu_eff
         self.c_sigma = (mu_eff + 2) / (d + mu_eff + 5)  # (55)
         self.d_sigma = 1 + 2 * max(0.0, math.sqrt((mu_eff - 1) / (d + 1)) - 1) + self.c_sigma
@@ -132,7 +132,7 @@ class CSA:
         self.longest = math.sqrt(d) + 2 * d / (d + 2)
 
     def ask(self, normal: Tensor) -> Tensor:
-        """Return m + σ √C n (eqs. 38 to 40)."""
+        """Return m + σ √C n."""
         spread = self.sigma[:, None] * self.variance.sqrt()
         return self.mean[:, None] + spread[:, None] * normal
 
