@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, aslinearoperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator, lsqr
 from torch import Tensor, nn
 
 from gprior.randomness import normal
@@ -23,6 +23,7 @@ from gprior.randomness import normal
 __all__ = ["Forward", "Leaves", "as_leaves"]
 
 Leaves = list[Tensor]
+SMALL = 1e-8  # where LSQR stops: relative to y and A
 STACK = "; stack its real and imaginary rows, and those of y"
 
 # deepinv's operators whose measurement is an image, on which a perceptual distance has a meaning
@@ -129,22 +130,24 @@ class Forward:
 
     @torch.no_grad()
     def pseudo_inverse(self, y: Any) -> Tensor | None:
-        """Return A^+ y as images (B, C, H, W), or None where A has no pseudo-inverse."""
+        """Return A^+ y as images (B, C, H, W), or None where A has no pseudo-inverse.
+
+        Of a matrix of any kind by LSQR: the least-squares solution of least norm.
+        """
         shape = (-1, *self.image_shape)
         if self.physics is not None:
             if not hasattr(self.physics, "A_dagger"):
                 return None
             found: Tensor = _quietly(self.physics).A_dagger(y)
             return found.reshape(shape)
-        if isinstance(self.A, (Tensor, np.ndarray)):
-            matrix = as_leaves(self.A)[0].to(self.like)
-            flat: Tensor = torch.linalg.pinv(matrix) @ as_leaves(y)[0].to(self.like).flatten(1).t()
-            return flat.t().reshape(shape)
-        if isinstance(self.A, LinearOperator) or sparse.issparse(self.A):
-            rows = as_leaves(y)[0].double().cpu().flatten(1).numpy()
-            solved = [sparse.linalg.lsqr(self.A, row)[0] for row in rows]
-            return torch.as_tensor(np.stack(solved)).to(self.like).reshape(shape)
-        return None
+        A = self.A
+        if isinstance(A, (Tensor, np.ndarray)):
+            A = as_leaves(A)[0].detach().cpu().double().numpy()
+        elif not (isinstance(A, LinearOperator) or sparse.issparse(A)):
+            return None
+        rows = as_leaves(y)[0].double().cpu().flatten(1).numpy()
+        solved = [lsqr(A, row, atol=SMALL, btol=SMALL)[0] for row in rows]
+        return torch.as_tensor(np.stack(solved)).to(self.like).reshape(shape)
 
     def _of_physics(self, physics: nn.Module) -> Callable[[Tensor], Any]:
         size = getattr(physics, "img_size", None)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import aslinearoperator
 from torch import Tensor, nn
 
 from gprior import __version__
@@ -354,12 +353,8 @@ def _picture(task: Task, y: Tensor) -> Tensor:
 
 
 def _baseline(task: Task, y: Tensor) -> Tensor:
-    """Return the pseudo-inverse in [0, 1]; a matrix by least squares, not by its SVD."""
-    forward = task.forward
-    if not isinstance(task.A, nn.Module):
-        A = aslinearoperator(task.A)
-        forward = Forward(A, task.prior.image_shape, task.prior.like, 1)
-    found = forward.pseudo_inverse(y)
+    """Return the pseudo-inverse in [0, 1]."""
+    found = task.forward.pseudo_inverse(y)
     if found is None:
         raise TypeError(f"no pseudo-inverse of {type(task.A).__name__}")
     return found.clamp(0, 1)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import gprior
+from gprior.acquisition import Forward
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import Prior
 from gprior.randomness import normal
@@ -668,6 +669,27 @@ def test_encoders_need_a_pseudo_inverse(prior, scene):
             continue
         gprior.solve(y, other, prior, init=lambda x: seen.append(x) or torch.zeros(4, 8), steps=1)
         assert (seen[-1] - A.A_dagger(y)).abs().max() < 1e-4, kind
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (12, 12), (30, 12)], ids=["wide", "square", "tall"])
+@pytest.mark.parametrize("rank", ["full", "deficient"])
+def test_pseudo_inverses_of_matrices_are_numpys(shape, rank):
+    """In every form of a matrix, also for a y that is out of its range."""
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal(shape)
+    if rank == "deficient":
+        matrix[-1] = matrix[0] - matrix[1]
+        matrix[:, -1] = matrix[:, 0]
+    y = torch.as_tensor(rng.standard_normal((2, shape[0])))
+    expected = torch.as_tensor(y.numpy() @ np.linalg.pinv(matrix).T).view(2, 1, 3, 4)
+    for A in (
+        matrix,
+        torch.as_tensor(matrix).requires_grad_(),
+        sparse.csr_array(matrix),
+        aslinearoperator(matrix),
+    ):
+        found = Forward(A, (1, 3, 4), torch.zeros((), dtype=DOUBLE), 2).pseudo_inverse(y)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_latents_of_a_conditional_prior_need_a_label(tiny_prior):
