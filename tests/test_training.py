@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from gprior.phantoms import CONTRASTS, phantoms
 from gprior.priors import load_prior, save_prior
@@ -324,6 +328,20 @@ def test_a_folder_of_images(tmp_path):
     assert found.images.shape == (27, 1, 16, 16) and found.held_out.shape == (3, 1, 16, 16)
     assert found.classes == () and found.labels.tolist() == [0] * 27
     assert folder_set(tmp_path / "a", 16, 3).images.shape == (27, 3, 16, 16)
+
+
+def test_medical_images_are_among_them(tmp_path):
+    """As every format is by each of its names, in any case."""
+    pictures(tmp_path, 18)
+    shutil.copy(get_testdata_file("CT_small.dcm", download=False), tmp_path / "ct.dcm")
+    shutil.copy(get_testdata_file("MR_small.dcm", download=False), tmp_path / "mr.IMA")
+    scan = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
+    shutil.copy(scan, tmp_path / "scan.nii.gz")
+    (tmp_path / "notes.txt").write_text("no image")
+    seen = []
+    found = folder_set(tmp_path, 16, 1, seen.append)
+    assert len(seen) == 21 == len(found.images) + len(found.held_out)
+    assert all(image.float().std() > 1 for image in found.images)
 
 
 def test_subfolders_are_classes(tmp_path):

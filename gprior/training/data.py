@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gprior.imageformats import EXTENSIONS
 from gprior.phantoms import CONTRASTS, phantoms
 
 __all__ = ["ImageSet", "folder_set", "phantom_set"]
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm", ".nii"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,9 @@ def folder_set(
 ) -> ImageSet:
     """Read every image below a folder; its subfolders, if any, are the classes.
 
-    Images keep their aspect and are cropped to a square; each is mapped to [0, 1] as
-    `gprior.images.to_unit` does by default. One in ten is held out.
+    Images are the files with an ending of `gprior.imageformats.EXTENSIONS`. They keep their
+    aspect and are cropped to a square; each is mapped to [0, 1] as `gprior.images.to_unit`
+    does by default. One in ten is held out.
 
     Raises
     ------
@@ -82,7 +82,8 @@ def folder_set(
 
     if not folder.is_dir():
         raise ValueError(f"data must be a folder of images or 'phantoms', got {folder}")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    endings = tuple(end for ends in EXTENSIONS.values() for end in ends)
+    paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(endings))
     if len(paths) < 20:
         raise ValueError(f"{folder} has {len(paths)} images; training needs at least 20")
     names = tuple(sorted({p.relative_to(folder).parts[0] for p in paths if p.parent != folder}))
