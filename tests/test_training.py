@@ -126,6 +126,24 @@ def test_other_checkpoints_are_refused(data, trained, tmp_path):
     assert equal(fresh, trained[0])  # a refused checkpoint has left nothing behind
 
 
+def test_checkpoints_from_before_an_argument_are_resumed(data, trained, tmp_path):
+    """As those from before `widths`, where the new argument has its default; not else."""
+    path, fresh = tmp_path / "state.pt", trainer(data)
+    trained[0].save(path)
+    state = torch.load(path, weights_only=True)
+    del state["config"]["widths"]
+    torch.save(state, path)
+    fresh.restore(path)
+    assert fresh.step == 6 and equal(fresh, trained[0])
+    other = Trainer(data, {**CONFIG, "widths": [8, 8, 4]}, SETTINGS, torch.device("cpu"))
+    with pytest.raises(ValueError, match="another architecture"):
+        other.restore(path)
+    del state["config"]["img_resolution"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="another architecture"):
+        fresh.restore(path)
+
+
 def test_r1_runs_on_its_schedule(trained):
     values = trained[1]
     assert len(values) == 6

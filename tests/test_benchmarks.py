@@ -1,0 +1,72 @@
+"""The scripts of the documented tables: cells resume, and no table is older than its results."""
+
+import csv
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("compare_methods", "ilo_csgm", "lbrgm_brgm", "sphinx_domains", "sphinx_rates")
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are in the checkout alone"
+)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_cells_of_a_script_differ(name, script):
+    keys = [cell.key for cell in script(name).cells(False)]
+    assert len(set(keys)) == len(keys) > len(script(name).cells(True)) // 2
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_tables_are_those_of_the_results(name, script):
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if not path.is_file():
+        pytest.skip("not measured yet")
+    results = json.loads(path.read_text())
+    for table, rows in script(name).tables(results, False).items():
+        with (ROOT / "docs" / "tables" / f"{table}.csv").open(newline="") as file:
+            assert list(csv.reader(file)) == rows
+
+
+def test_a_run_resumes(script, tmp_path):
+    cells = script("cells")
+    path = tmp_path / "results.json"
+    rows = {"budget": 3, "init": "mean", "perceptual": False}
+    first = cells.Cell("held out, angle 30", (1, 2), "all", "i2s", rows, (20,))
+    found = cells.run([first], path, jobs=1)[first.key]
+    assert len(found["psnr"]) == len(found["psnr at 20 dB"]) == 1
+    assert 5 < found["psnr at 20 dB"][0] < found["psnr"][0] + 1
+    marked = {first.key: {**found, "psnr": [99.0]}}
+    path.write_text(json.dumps(marked))
+    second = cells.Cell("outside", (0, 2), "noise 0.2", "A+")
+    again = cells.run([first, second], path, jobs=1)
+    assert again[first.key]["psnr"] == [99.0]  # not computed again
+    # 14 dB, and more where the background was clamped.
+    assert all(14 < psnr < 17 for psnr in again[second.key]["psnr"])
+    assert json.loads(path.read_text()) == again
+
+
+def test_images_do_not_depend_on_their_cell(script, tmp_path):
+    import gprior
+
+    cells = script("cells")
+    prior = gprior.load_prior("phantom-64")
+    for name in ("in range", "held out", "outside", "held out, shift 4"):
+        whole = cells.truth(cells.Cell(name, (0, 4), "all", "A+"), prior)
+        part = cells.truth(cells.Cell(name, (2, 4), "all", "A+"), prior)
+        assert (whole[2:] - part).abs().max() < 1e-5
+        assert whole.min() >= 0 and whole.max() <= 1
+
+
+def test_sign_test(script):
+    assert script("cells").wins([2, 3, 4, 5], [1, 2, 3, 5]) == "3 of 3, p = 0.25"
