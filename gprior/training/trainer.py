@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +278,10 @@ class Trainer:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             progress = state["step"], state["seconds"], state["curve"]
-            config, parts = state["config"], {name: state[name] for name in self._parts()}
+            # Arguments that StyleGAN2 has gained since then were at their defaults.
+            defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
+            config = {**defaults, **state["config"]}
+            parts = {name: state[name] for name in self._parts()}
         except Exception as error:
             raise ValueError(f"{path} is no readable training checkpoint: {error}") from error
         if config != self.G.config:
