@@ -80,6 +80,12 @@ def test_images_are_the_published_ones(case, dtype):
     assert (2 * x - 1 - recorded[name]).abs().max() < (5e-5 if dtype == torch.float32 else 1e-5)
 
 
+# Float64 has the rounding of the recorded gradients alone, on any machine: 3e-7 of the deep one,
+# 1.7e-5 of the plain one, whose normalisations amplify it. Float32 adds its own: at most 9e-7 and
+# 9e-5 over 17 orders of summation and last digits of weights on each of four instruction sets.
+GRADIENTS = {"deep": (1e-6, 1e-5), "plain": (3e-5, 5e-4)}
+
+
 @PRECISIONS
 @KINDS
 def test_gradients_are_the_published_ones(kind, dtype):
@@ -88,8 +94,8 @@ def test_gradients_are_the_published_ones(kind, dtype):
     z = recorded["z"].to(dtype, copy=True).requires_grad_()
     raw = 2 * prior(z=z, c=c.to(dtype), truncation=0.4) - 1
     (gradient,) = torch.autograd.grad((raw * recorded["cot"]).sum(), z)
-    wanted = recorded["grad_z"]
-    assert (gradient - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    wanted, most = recorded["grad_z"], GRADIENTS[kind][dtype == torch.float32]
+    assert (gradient - wanted).abs().max() < most * wanted.abs().max()
 
 
 def test_the_shared_embedding_is_the_published_one():
