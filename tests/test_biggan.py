@@ -81,8 +81,8 @@ def test_images_are_the_published_ones(case, dtype):
 
 
 # Float64 has the rounding of the recorded gradients alone, on any machine: 3e-7 of the deep one,
-# 1.7e-5 of the plain one, whose normalisations amplify it. Float32 adds its own: at most 9e-7 and
-# 9e-5 over 17 orders of summation and last digits of weights on each of four instruction sets.
+# 1.7e-5 of the plain one. Float32 adds its own: at most 9e-7 and 9e-5 over 17 orders of summation
+# and last digits of weights on each of four instruction sets.
 GRADIENTS = {"deep": (1e-6, 1e-5), "plain": (3e-5, 5e-4)}
 
 
