@@ -72,8 +72,9 @@ def solve(
     stop : {"auto", "discrepancy", "holdout", "fixed"}
         ``"discrepancy"`` stops where the residual reaches the noise level; ``"holdout"``
         keeps the iterate that best predicts about 5 % of the entries, which the fit never
-        sees; ``"fixed"`` runs all steps and keeps the least loss. ``"auto"`` takes the
-        first that is possible. None of them sees the ground truth.
+        sees (for an encoder or classifier they are 0); ``"fixed"`` runs all steps and
+        keeps the least loss. ``"auto"`` takes the first that is possible. None of them sees
+        the ground truth.
     restarts : int
         Runs from different draws; each image keeps its best by the criterion.
     init : str, tensor, dict or callable, optional
@@ -134,12 +135,12 @@ def solve(
     seeds = _seeds(seed, B)
     problem = _problem(leaves, forward, prior, method, seeds, restarts, stop, noise_std)
     if callable(label):
-        label = _classified(label, _guess(forward, leaves, prior), prior)
+        label = _classified(label, _guess(problem, restarts), prior)
     c = None if label is None else prior.classes(label, B)
     if c is not None:
         c = c.repeat_interleave(restarts, 0)
 
-    latents = latents_of(method.init, lambda: _guess(forward, leaves, prior), B)
+    latents = latents_of(method.init, lambda: _guess(problem, restarts), B)
     outcome = _run(problem, replace(method, init=latents), c, progress, callback)
     seconds = time.perf_counter() - started
     return _result(outcome, problem, method, restarts, seeds, seconds)
@@ -167,14 +168,17 @@ def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
     return leaves, sizes.pop()
 
 
-def _guess(forward: Forward, y: Leaves, prior: Prior) -> Tensor:
-    """Return the pseudo-inverse of the measurements, for an encoder to start from."""
-    if len(y) != 1:
+def _guess(problem: Problem, restarts: int) -> Tensor:
+    """Return the pseudo-inverse of the measurements, for an encoder to start from.
+
+    Held-out entries are 0, as of an empty image, to stay unseen.
+    """
+    if len(problem.y) != 1:
         raise ValueError("an encoder or classifier needs a measurement of one tensor; pass latents")
-    found = forward.pseudo_inverse(y[0])
+    found = problem.forward.pseudo_inverse((problem.y[0] * (1 - problem.held[0]))[::restarts])
     if found is None:
         raise ValueError("an encoder or classifier needs an A with a pseudo-inverse; pass latents")
-    return found.to(prior.like)
+    return found.to(problem.prior.like)
 
 
 def _classified(label: Callable[[Tensor], Tensor], images: Tensor, prior: Prior) -> Tensor:

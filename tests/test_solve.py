@@ -851,6 +851,39 @@ def test_held_out_entries_are_never_seen(name, kind, prior):
     assert (first.images[-1] - third.images[-1]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["circulant", "image", "dense", "sparse"])
+def test_held_out_entries_are_unseen_by_encoders_and_classifiers(kind, tiny_prior):
+    """What they see is the pseudo-inverse with zeros for them, whatever is measured there."""
+    prior = tiny_prior(c_dim=3)
+    A = PartialCirculant(prior.image_shape, m=256)
+    if kind == "image":
+        A = Masking(prior.image_shape, torch.ones(1, 16, 16))
+    y = A(prior.sample(2, seed=5))
+    if kind in ("dense", "sparse"):
+        A = kinds(A, prior)["tensor" if kind == "dense" else "sparse matrix"]
+    held, seen = held_out(y), []
+
+    def encoder(image):
+        seen.append(image)
+        return torch.zeros(2, 8)
+
+    def classifier(image):
+        seen.append(image)
+        return torch.eye(3)[[0, 2]]
+
+    def look(y, stop):
+        seen.clear()
+        gprior.solve(y, A, prior, init=encoder, label=classifier, stop=stop, restarts=2, steps=1)
+        assert len(seen) == 2 and torch.equal(*seen)
+        return seen[0]
+
+    found = look(y, "holdout")
+    assert torch.equal(found, look(torch.where(held, y + 1.0, y), "holdout"))
+    assert torch.equal(found, look(torch.where(held, 0.0, y), "fixed"))
+    assert (found - look(y, "fixed")).abs().max() > 0.1  # which holds nothing out
+    assert (found - look(torch.where(held, y, y + 1.0), "holdout")).abs().max() > 0.1
+
+
 def test_masked_pixels_are_no_information(prior):
     mask = torch.ones(1, 16, 16)
     mask[:, :, 12:] = 0
