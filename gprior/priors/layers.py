@@ -19,7 +19,7 @@ SLOPE = 0.2
 ROOT2 = math.sqrt(2.0)
 
 
-def blur(x: Tensor, pad: int, gain: float = 1.0) -> Tensor:
+def blur(x: Tensor, pad: int, gain: float = 1.0, stride: int = 1) -> Tensor:
     """FIR [1, 3, 3, 1] / 8 along both axes after ``pad`` zeros on each side, times ``gain``.
 
     One depthwise convolution: ten times faster than sums of shifted slices, with
@@ -27,7 +27,8 @@ def blur(x: Tensor, pad: int, gain: float = 1.0) -> Tensor:
     """
     n = x.shape[1]
     row = x.new_tensor([0.125, 0.375, 0.375, 0.125]) * math.sqrt(gain)
-    return F.conv2d(x, torch.outer(row, row).expand(n, 1, 4, 4), padding=pad, groups=n)
+    kernel = torch.outer(row, row).expand(n, 1, 4, 4)
+    return F.conv2d(x, kernel, padding=pad, stride=stride, groups=n)
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -128,6 +129,10 @@ class Conv(Scaled):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.scaled()
+        if self.pad == 0:  # 1x1: only the pixels that it keeps, as a product of matrices
+            x = blur(x, 1, stride=2) if self.down else x
+            y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+            return self.act(y).permute(0, 3, 1, 2)
         if self.down:
             return self.act(F.conv2d(blur(x, self.pad + 1), weight, bias, stride=2))
         return self.act(F.conv2d(x, weight, bias, padding=self.pad))
