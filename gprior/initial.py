@@ -12,6 +12,7 @@ from torch import Tensor
 from gprior.objective import Objective, total
 from gprior.priors import Prior
 from gprior.problem import Problem
+from gprior.randomness import generator
 from gprior.space import Variables, inputs_of, join, take
 
 __all__ = ["Init", "candidates", "check_init", "latents_of", "starting_point"]
@@ -19,6 +20,7 @@ __all__ = ["Init", "candidates", "check_init", "latents_of", "starting_point"]
 Init = str | Tensor | Mapping[str, Tensor] | Callable[[Tensor], Any]
 
 NEAREST = 100  # draws among which the z of a mean style is looked for
+CLASSES = 100  # that are tried where the class is unknown, unless best-of:N has more candidates
 
 
 def check_init(init: Init) -> None:
@@ -80,6 +82,7 @@ def tried(init: Init, classes: int) -> int:
     if not isinstance(init, str):
         return 0
     n = candidates(init)
+    classes = min(classes, max(n, CLASSES))
     return -(-n // classes) * classes if n else (classes if classes > 1 else 0)
 
 
@@ -98,7 +101,8 @@ def starting_point(
         A name, or latents from `latents_of`.
     c : Tensor or None
         Class vectors (R, c_dim); None where there are no classes, or where the class is
-        to be found: then candidates of every class are scored on y.
+        to be found: then candidates of every class are scored on y, or of max(100, N)
+        classes that are drawn for each row where there are more of them.
     at_once : int
         Candidates through the generator at once.
 
@@ -113,19 +117,25 @@ def starting_point(
     prior, R = problem.prior, len(problem)
     if not isinstance(init, str):
         return _given(problem, init, c), torch.zeros(R, dtype=torch.float64)
-    free = prior.c_dim > 0 and c is None
     n = max(candidates(init), 1)
-    per_class = -(-n // prior.c_dim) if free else n
+    classes = _classes(problem, n) if prior.c_dim and c is None else [c]
     options: list[Variables] = []
-    for label in range(prior.c_dim) if free else [None]:
-        own = prior.classes(label, R) if free else c
-        for k in range(per_class):
+    for own in classes:
+        for k in range(-(-n // len(classes))):
             options.append(_mean(problem, own) if init == "mean" else _draw(problem, own, k))
     if len(options) == 1:
         return options[0], torch.zeros(R, dtype=torch.float64)
     return _best(problem, objective, options, at_once), torch.full(
         (R,), len(options) / 3, dtype=torch.float64
     )
+
+
+def _classes(problem: Problem, n: int) -> list[Tensor | None]:
+    """Return the class vectors (R, c_dim) to try: all, or max(100, n) drawn for each row."""
+    prior, most = problem.prior, max(n, CLASSES)
+    orders = [torch.randperm(prior.c_dim, generator=generator(*k, "classes")) for k in problem.keys]
+    labels = torch.stack([order[:most].sort().values for order in orders], 1)
+    return [prior.classes(label, len(problem)) for label in labels]
 
 
 def _complete(prior: Prior, z: Tensor, c: Tensor | None) -> Variables:

@@ -65,7 +65,8 @@ def solve(
     label : int, sequence, tensor, callable or None
         Class of the images: an index, one per image, soft vectors, or a classifier
         (pseudo-inverse image -> probabilities). None scores candidates of every class on y,
-        and each image keeps its best.
+        and each image keeps its best; where there are more than 100 classes, and than the N
+        of ``"best-of:N"``, candidates are of max(100, N) classes drawn at random.
     noise_std : float, sequence or None
         Noise standard deviation in the units of y, one for all or one per image; None
         takes that of A's Gaussian noise model, if it has one.

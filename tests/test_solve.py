@@ -18,6 +18,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import gprior
 from gprior.acquisition import Forward
+from gprior.initial import _draw
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import Prior
 from gprior.randomness import normal
@@ -530,6 +531,49 @@ def test_label_none_finds_the_class(name, tiny_prior):
         assert alone.label == [found.label[i]]
 
 
+def test_of_many_classes_some_are_tried(tiny_prior):
+    """100 or the N of best-of:N, drawn for each row, and counted."""
+    prior = Counted(tiny_prior(c_dim=1000))
+    A = PartialCirculant(prior.image_shape, m=0.9, seed=0)
+    y = A(prior.base.sample(2, label=[3, 999], seed=1))
+    for init, tried in (("random", 100), ("best-of:7", 100), ("best-of:130", 130)):
+        prior.forwards = prior.backwards = 0
+        found = gprior.solve(y, A, prior, "csgm", init=init, stop="fixed", steps=1)
+        torch.testing.assert_close(
+            found.evaluations, torch.full((2,), 1 + (1 + tried) / 3).double()
+        )
+        assert prior.forwards == 2 * (2 + tried)
+    same(gprior.solve(y[1:], A, prior, "csgm", init=init, stop="fixed", steps=1), found, [1])
+    with pytest.raises(ValueError, match=r"budget must be at least 34\.7"):
+        gprior.solve(y, A, prior, "csgm", init="random", budget=2)
+
+
+def test_classes_that_are_tried(tiny_prior, monkeypatch):
+    """Different ones, other ones for other seeds and restarts; all where N reaches them."""
+    prior, seen = tiny_prior(c_dim=6), []
+    monkeypatch.setattr("gprior.initial.CLASSES", 3)
+    monkeypatch.setattr(
+        "gprior.initial._draw",
+        lambda problem, c, k: seen.append((c.argmax(1), k)) or _draw(problem, c, k),
+    )
+    A = PartialCirculant(prior.image_shape, m=0.9, seed=0)
+    y = A(prior.sample(1))
+
+    def tried(init, **options):
+        seen.clear()
+        gprior.solve(y, A, prior, "csgm", init=init, stop="fixed", steps=1, **options)
+        return torch.stack([c for c, k in seen], 1), [k for c, k in seen]
+
+    first, draws = tried("random", restarts=30)
+    assert first.shape == (30, 3) and draws == [0, 0, 0]
+    assert (first.diff(dim=1) > 0).all() and first.unique().tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(first.unique(dim=0)) > 5
+    assert tried("random", seed=4)[0].tolist() != first[:1].tolist()
+    every, draws = tried("best-of:8")
+    assert every.tolist() == [[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]] and draws == [0, 1] * 6
+    assert tried("best-of:4")[0].unique().numel() == 4
+
+
 @solvers
 def test_labels(name, tiny_prior):
     prior = tiny_prior(c_dim=3)
@@ -873,7 +917,8 @@ def test_held_out_entries_are_unseen_by_encoders_and_classifiers(kind, tiny_prio
 
     def look(y, stop):
         seen.clear()
-        gprior.solve(y, A, prior, init=encoder, label=classifier, stop=stop, restarts=2, steps=1)
+        options = {"init": encoder, "label": classifier, "restarts": 2, "steps": 1}
+        gprior.solve(y, A, prior, "csgm", stop=stop, perceptual=False, **options)
         assert len(seen) == 2 and torch.equal(*seen)
         return seen[0]
 
