@@ -46,6 +46,32 @@ def test_it_is_a_deepinv_model_that_does_what_solve_does(prior, problem):
     assert torch.equal(model(y, A), expected)
 
 
+@pytest.mark.parametrize("trainable", [False, True])
+def test_labels_are_those_that_solve_takes(tiny_prior, trainable):
+    """A classifier too, of the model or of a call, whose weights are not the model's."""
+    prior = tiny_prior(c_dim=3, dtype=torch.float32)
+    A = Masking(prior.image_shape, "half")
+    y, seen = A(prior.sample(3, seed=2)), []
+
+    class Classifier(torch.nn.Linear):
+        def forward(self, x):
+            seen.append(x)
+            return torch.eye(3)[[2, 0, 1]]
+
+    def solved(label):
+        return gprior.solve(y, A, prior, "brgm", **{**OPTIONS, "label": label}).x
+
+    network, expected = Classifier(256, 3), [solved([2, 0, 1]), solved(0)]
+    model = gprior.Reconstructor(prior, "brgm", trainable, **{**OPTIONS, "label": network})
+    torch.testing.assert_close(model(y, A), expected[0], atol=2e-3, rtol=0)
+    assert len(seen) == 1 and torch.equal(seen[0], A.A_dagger(y))
+    torch.testing.assert_close(model(y, A, label=0), expected[1], atol=2e-3, rtol=0)
+    plain = gprior.Reconstructor(prior, "brgm", trainable, **{**OPTIONS, "label": 0})
+    torch.testing.assert_close(plain(y, A, label=network), expected[0], atol=2e-3, rtol=0)
+    assert (expected[0] - expected[1]).abs().max() > 0.02
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
 @pytest.mark.parametrize("name", sorted(gprior.solvers.SOLVERS))
 def test_deepinv_test_gives_each_image_its_own_mask(prior, name):
     x = prior.sample(3, seed=5)
