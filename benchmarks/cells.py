@@ -179,7 +179,9 @@ def scored(found: Tensor, x: Tensor, optimised: str | None = None) -> dict[str, 
 def record(result: gprior.Result) -> dict[str, Any]:
     """Return what a run says about itself."""
     said = {name: [round(float(v), 6) for v in d] for name, d in result.diagnostics.items()}
+    placed = {k: v.tolist() for k, v in result.latents.items() if k == "transform"}
     return {
+        **placed,
         "loss": [round(float(v), 6) for v in result.loss],
         "evaluations": [round(float(v), 2) for v in result.evaluations],
         "seconds": round(result.seconds, 2),
@@ -223,7 +225,8 @@ def wins(better: Sequence[float], worse: Sequence[float]) -> str:
 
     pairs = [(a, b) for a, b in zip(better, worse, strict=True) if a != b]
     won = sum(a > b for a, b in pairs)
-    return f"{won} of {len(pairs)}, p = {binomtest(won, len(pairs)).pvalue:.2g}"
+    chance = binomtest(won, len(pairs)).pvalue if pairs else 1
+    return f"{won} of {len(pairs)}, p = {chance:.2g}"
 
 
 def middle(values: Iterable[float], digits: int = 1) -> str:

@@ -4,20 +4,21 @@ On the embedded prior, images that are measured completely (A = 1) and whose cla
 mean square alone, with 18 members:
 
 - methods: 8 samples of the prior and 8 phantoms that it never saw, at 4000 evaluations of each
-  image. Medians of the best member, and in *average* of the mean square of the last population;
-  *random + polish* is restarts and polish without any evolution, and has the wins of the others
-  in PSNR beside it;
-- full: the paper's budget, 30 x 30 + 300 steps of each member, on one image of each kind;
+  image: medians of the best member, and of the average of the last population. *Random + polish*
+  is restarts and polish without any evolution; the others have their wins in PSNR against it;
+- full: the paper's budget, 30 x 30 + 300 steps of each member, on the first image of each kind;
 - transforms: 20 samples that were shifted by 8 to 10 pixels, or scaled by 0.75 or less or 1.3 or
   more, without and with the search of a transform, which is paid from the same 4000 evaluations;
-- cma: its loss against that of as many random draws.
+- cma: how often its loss is below that of as many random draws.
+
+What the sampler itself takes is in ``sampler.py``.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,8 +30,9 @@ from gprior.phantoms import CONTRASTS
 from gprior.priors import Prior
 from gprior.transforms import transform
 
+Variant = tuple[str, dict[str, Any]]  # solver and constants
 BASELINE = "random + polish"
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS: dict[str, Variant] = {
     "adam": ("adam", {}),
     "cma": ("cma", {}),
     "cma+adam": ("cma+adam", {}),
@@ -41,24 +43,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "basincma, sampled, redrawn": ("basincma", {"told": "sampled", "elites": False}),
     "basincma, diagonal": ("basincma", {"outer": "diagonal"}),
 }
-DRAWS = ("cma", {"outer": "random"})
+DRAWS: Variant = ("cma", {"outer": "random"})
 FULL = (BASELINE, "basincma", "basincma, redrawn")
 DOMAINS = ("in range", "held out")
-BUDGET, FEW = 4000, 400
+DIGITS = {"psnr": 2, "ssim": 3, "perceptual": 3}
 MOVED = 20  # images that were shifted or scaled
-SEARCHES: dict[str, dict[str, Any]] = {"0.05": {}, "0.2": {"lr": 0.2}}  # steps of z
-KINDS: dict[str, Callable[[int], bool]] = {
-    "shifted": lambda i: i % 2 == 0,
-    "scaled": lambda i: i % 2 == 1,
-    "all": lambda i: True,
-}
-
-
-# --- Images that were moved ------------------------------------------------------------------
+HALF = 32  # pixels of half a width, the unit of shifts
+RATES = (0.05, 0.2)  # of z while a transform is searched: the paper's, and one for few generations
+PARAMETERS = {"log s_x": 1, "log s_y": 1, "t_x, pixels": HALF, "t_y, pixels": HALF, "log γ": 1}
 
 
 def placements(n: int) -> Tensor:
-    """Return φ (n, 5) of the moved images: shifted and scaled in turn."""
+    """Return φ (n, 5) of images that were shifted and scaled in turn."""
     phi = torch.zeros(n, 5)
     for i in range(n):
         if i % 2:
@@ -69,32 +65,144 @@ def placements(n: int) -> Tensor:
     return phi
 
 
-HALF = 32  # pixels of the prior's half-width, the unit of shifts
-
-
 def displaced(prior: Prior, n: int) -> Tensor:
-    """Return samples of the prior, of all classes in turn, that were moved."""
-    x = prior.sample(n, seed=21, label=[i % prior.c_dim for i in range(n)])
-    return transform(x.clamp(0, 1), placements(n))
+    """Return samples of the prior, of all classes in turn, that were shifted or scaled."""
+    x = prior.sample(n, seed=21, label=[i % prior.c_dim for i in range(n)]).clamp(0, 1)
+    return transform(x, placements(n))
 
 
 IMAGES["displaced"] = displaced
 
+Columns = dict[str, dict[tuple[Any, ...], list[Cell]]]
 
-# --- Cells -----------------------------------------------------------------------------------
 
-
-def parts(
-    images: str, variant: tuple[str, dict[str, Any]], quick: bool, budget: int | None, n: int, each: int
-) -> list[Cell]:
-    """Return the cells of a column: n images, so many ``each``; without a budget the usual steps."""
+def column(images: str, variant: Variant, n: int, each: int, **amount: Any) -> list[Cell]:
+    """Return the cells of one method on n images, ``each`` of them in a cell."""
     name, options = variant
-    amount = {"budget": 60} if quick else {} if budget is None else {"budget": budget}
-    n, each = (1, 1) if quick else (n, each)
+    shared = {"perceptual": False, "population": 18, **amount, **options}
     return [
-        Cell(images, (k, k + each), "all", name, {
-            "perceptual": False, "population": 18,
-            "label": [i % len(CONTRASTS) for i in range(k, k + each)], **amount, **options,
-        })
+        Cell(images, (k, k + each), "all", name, {**shared, "label": classes(k, k + each)})
         for k in range(0, n, each)
-    ]  # fmt: skip
+    ]
+
+
+def classes(start: int, end: int) -> list[int]:
+    """Return the classes of images, which take turns in all domains."""
+    return [i % len(CONTRASTS) for i in range(start, end)]
+
+
+def columns(quick: bool) -> Columns:
+    """Return the cells of each table by what their column is."""
+    n, each, few, many = (1, 1, 60, 90) if quick else (8, 4, 400, 4000)
+    moved = {"n": 2, "each": 2} if quick else {"n": MOVED, "each": 5}
+    paper = {"budget": many} if quick else {}  # the usual steps are the paper's
+    return {
+        "methods": {
+            (title, images): column(images, VARIANTS[title], n, each, budget=many)
+            for images in DOMAINS
+            for title in VARIANTS
+        },
+        "transforms": {
+            (rate, wanted): column(
+                "displaced", ("basincma", {"lr": rate, "transform": wanted}), **moved, budget=many
+            )
+            for rate in RATES
+            for wanted in (False, True)
+        },
+        "cma": {
+            (budget, images, title): column(images, variant, n, each, budget=budget)
+            for budget in (few, many)
+            for images in DOMAINS
+            for title, variant in (("cma", VARIANTS["cma"]), ("draws", DRAWS))
+        },
+        "full": {
+            (title, images): column(images, VARIANTS[title], 1, 1, **paper)
+            for images in DOMAINS
+            for title in FULL
+        },
+    }
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Return the cells of all tables."""
+    return [c for table in columns(quick).values() for column in table.values() for c in column]
+
+
+def tables(results: Results, quick: bool) -> dict[str, Table]:
+    """Return the table of each part."""
+    found = columns(quick)
+
+    def values(table: str) -> Values:
+        def of(metric: str, *which: Any) -> list[Any]:
+            own = found[table][which]
+            return [value for cell in own for value in results[cell.key][metric]]
+
+        return of
+
+    return {
+        "population": compared(values("methods"), tuple(VARIANTS)),
+        "population_full": compared(values("full"), FULL),
+        "population_transforms": moved(values("transforms")),
+        "population_cma": drawn(values("cma"), [which[0] for which in found["cma"]]),
+    }
+
+
+Values = Callable[..., list[Any]]  # metric, and which column -> one value for each image
+
+
+def compared(of: Values, titles: tuple[str, ...]) -> Table:
+    """Return medians of methods, and their wins against restarts."""
+    measured = [(images, metric) for images in DOMAINS for metric in (*METRICS, "average, dB")]
+    head = ["Method", *(", ".join(pair) for pair in measured), f"wins against {BASELINE}"]
+    rows = [head]
+    for title in titles:
+        row = [title]
+        for images in DOMAINS:
+            row += [middle(of(metric, title, images), DIGITS[metric]) for metric in METRICS]
+            row.append(middle(map(decibels, of("average_loss", title, images)), 2))
+        pairs = [[v for i in DOMAINS for v in of("psnr", t, i)] for t in (title, BASELINE)]
+        rows.append([*row, "" if title == BASELINE else wins(*pairs)])
+    return rows
+
+
+def decibels(loss: float) -> float:
+    """Return the PSNR of a mean square that has its weight in the loss."""
+    return -10 * math.log10(loss / GRAY_LEVEL)
+
+
+def moved(of: Values) -> Table:
+    """Return what the search of a transform gains, and how far it is from the truth."""
+    head = ["Step of z", "Images", "PSNR without", "PSNR with", "5 dB more", *PARAMETERS]
+    rows = [head]
+    for rate in RATES:
+        without, with_it = (of("psnr", rate, wanted) for wanted in (False, True))
+        gained = [b - a >= 5 for a, b in zip(without, with_it, strict=True)]
+        truth = placements(len(gained)).tolist()
+        errors = [
+            [abs(a - b) for a, b in zip(*pair, strict=True)]
+            for pair in zip(of("transform", rate, True), truth, strict=True)
+        ]
+        for kind, first, step in (("shifted", 0, 2), ("scaled", 1, 2), ("all", 0, 1)):
+            own = slice(first, None, step)
+            row = [str(rate), kind, middle(without[own], 1), middle(with_it[own], 1)]
+            row.append(f"{sum(gained[own])} of {len(gained[own])}")
+            for k, unit in enumerate(PARAMETERS.values()):
+                row.append(f"{unit * statistics.median(e[k] for e in errors[own]):.2f}")
+            rows.append(row)
+    return rows
+
+
+def drawn(of: Values, budgets: list[int]) -> Table:
+    """Return how often CMA-ES ends below as many random draws."""
+    rows = [["Evaluations", "Images", "PSNR of cma", "PSNR of draws", "cma below"]]
+    for budget in dict.fromkeys(budgets):
+        for images in DOMAINS:
+            sides = [(budget, images, title) for title in ("cma", "draws")]
+            psnr = [middle(of("psnr", *side)) for side in sides]
+            won = wins(*([-v for v in of("loss", *side)] for side in sides))
+            rows.append([str(budget), images, *psnr, won])
+    return rows
+
+
+if __name__ == "__main__":
+    main("population", __doc__, cells, tables)
