@@ -31,16 +31,16 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
-    """Return a table per metric: medians by method, operator and domain."""
+    """Return a table per operator: medians by method, metric and domain."""
+    labels = {"psnr": ("PSNR", 1), "ssim": ("SSIM", 2), "perceptual": ("perceptual", 3)}
     found = {}
-    for metric in METRICS:
-        columns = [(A, images) for A in OPERATORS for images in IMAGES]
-        digits = {"psnr": 1, "ssim": 2, "perceptual": 3}[metric]
-        rows = [["", *(", ".join(column) for column in columns)]]
+    for A in OPERATORS:
+        rows = [["Method", *(f"{labels[metric][0]}, {i}" for metric in METRICS for i in IMAGES)]]
         for name in METHODS:
-            values = [results[cell(i, A, name, quick).key][metric] for A, i in columns]
-            rows.append([name, *(middle(v, digits) for v in values)])
-        found[f"methods_{metric}"] = rows
+            cells = [results[cell(images, A, name, quick).key] for images in IMAGES]
+            values = [middle(c[m], labels[m][1]) for m in METRICS for c in cells]
+            rows.append([name, *values])
+        found[f"methods_{A.replace(' ', '_')}"] = rows
     return found
 
 
