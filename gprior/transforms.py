@@ -32,7 +32,18 @@ from gprior.randomness import generator, normal
 from gprior.samplers import CSA, population_size
 from gprior.space import Moment, Space, Variables
 
-__all__ = ["Transformed", "covered", "framed", "inverse", "search", "through", "transform"]
+__all__ = [
+    "Transformed",
+    "box",
+    "covered",
+    "framed",
+    "inverse",
+    "placement",
+    "search",
+    "through",
+    "transform",
+    "usual_box",
+]
 
 SIZE = 5  # entries of φ
 MEMBERS = population_size(SIZE)
@@ -95,6 +106,51 @@ def _weights(places: Tensor, log_scale: Tensor) -> Tensor:
     width = (-log_scale).exp().clamp_min(1)[:, None, None]
     found = (1 - (at[:, :, None] - pixels).abs() / width).clamp_min(0)
     return found / found.sum(2, keepdim=True)
+
+
+def box(mask: Tensor) -> Tensor:
+    """Return centre and half sizes (x, y, w, h) of the boxes (R, 4) around masks (R, 1, H, W).
+
+    In half-widths of the image, as shifts are. An empty mask has the whole image.
+    """
+    found = []
+    for axis in (3, 2):
+        n, seen = mask.shape[axis], mask.amax((1, 5 - axis)) > 0
+        seen, at = seen | ~seen.any(1, keepdim=True), torch.arange(n, device=mask.device)
+        low, high = torch.where(seen, at, n).amin(1), torch.where(seen, at + 1, 0).amax(1)
+        found.append(torch.stack([low + high - n, high - low]).to(mask) / n)
+    x, y = found
+    return torch.stack([x[0], y[0], x[1], y[1]], 1)
+
+
+@torch.no_grad()
+def usual_box(prior: Prior, n: int = 64) -> Tensor:
+    """Return the box (4,) in which a prior draws its objects, a median over n samples.
+
+    An object is what differs from the border by a quarter of the most; one that reaches the
+    border, or has no plain background, has the whole image.
+    """
+    x = prior.sample(n)
+    border = torch.cat([x[..., [0, -1]].flatten(2), x[..., [0, -1], :].flatten(2)], 2)
+    far = (x - border.median(2).values[..., None, None]).abs().mean(1, keepdim=True)
+    return box((far > far.amax((2, 3), keepdim=True) / 4).to(x)).median(0).values
+
+
+def placement(mask: Tensor, usual: Tensor) -> Tensor:
+    """Return φ (R, 5) that brings the usual box (4,) to those of masks (R, 1, H, W).
+
+    Section 3.4 of the paper: s = max(w / w̄, h / h̄), for both axes. Its shift is that of the
+    centres; here t = u - s ū, so that the scaled box stands where the mask's does.
+
+    >>> mask = torch.zeros(1, 1, 8, 8)
+    >>> mask[..., 4:, 4:] = 1.0
+    >>> placement(mask, torch.tensor([0.0, 0.0, 0.5, 0.5])).tolist()
+    [[0.0, 0.0, 0.5, 0.5, 0.0]]
+    """
+    found = box(mask).to(usual)
+    s = (found[:, 2:] / usual[2:]).amax(1, keepdim=True)
+    shift = found[:, :2] - s * usual[:2]
+    return torch.cat([s.log(), s.log(), shift, torch.zeros_like(s)], 1)
 
 
 class Transformed(Prior):
@@ -259,7 +315,7 @@ def search(
     problem : Problem
         R rows, on a `Transformed` prior.
     start : dict
-        Where they start.
+        Where they start; with ``transform``, the first mean of the distributions (R, 5).
     trial : callable
         From `through` or `framed`.
     generations, at_once, watch
@@ -296,7 +352,7 @@ def search(
     flock = Flock(unstopped, start, 0, at_once, quiet)
     sampler = evolve(
         flock,
-        CSA(torch.zeros(R, SIZE).to(like), SPREAD, MEMBERS, diagonal=True),
+        CSA(start["transform"] / units, SPREAD, MEMBERS, diagonal=True),
         MEMBERS,
         trial,
         vary,

@@ -18,7 +18,15 @@ from gprior.samplers import CSA, CMAPackage, Fixed, population_size
 from gprior.solvers import SOLVERS, BasinCMA, find_solver
 from gprior.solvers.basin_cma import nested
 from gprior.space import inputs_of, onto_simplex
-from gprior.transforms import Transformed, covered, inverse, transform
+from gprior.transforms import (
+    Transformed,
+    box,
+    covered,
+    inverse,
+    placement,
+    transform,
+    usual_box,
+)
 
 DOUBLE = torch.float64
 FAMILY = ("adam", "cma", "cma+adam", "basincma")
@@ -454,6 +462,43 @@ def test_a_moved_image_is_found_where_it_is(prior):
     torch.testing.assert_close(found.loss, 255**2 / 2 * square)
     alone = run(moved[1:], A, prior, "basincma", transform=True, **options)
     assert (alone.x - found.x[1:]).abs().max() < 1e-6
+
+
+def test_a_mask_tells_where_the_search_of_a_transform_starts(prior):
+    """The φ between two masks, from their boxes; with no generation it is what is returned."""
+    mask = torch.zeros(1, 1, 64, 64, dtype=DOUBLE)
+    mask[..., 12:44, 20:44] = 1
+    for scale, x, y in ((1.0, 0.0, 0.0), (1.25, 0.25, -0.125), (0.75, -0.25, 0.125)):
+        phi = torch.tensor([[math.log(scale)] * 2 + [x, y, 0.0]], dtype=DOUBLE)
+        moved = (transform(mask, phi) > 0.5).to(DOUBLE)
+        torch.testing.assert_close(placement(moved, box(mask)[0]), phi)
+    tall = torch.zeros_like(mask)
+    tall[..., 8:56, 20:44] = 1
+    grown = placement(tall, box(mask)[0])[0, :2].exp()
+    torch.testing.assert_close(grown, torch.full((2,), 1.5, dtype=DOUBLE))
+    torch.testing.assert_close(box(torch.zeros(1, 1, 8, 8))[0], torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+    A = Masking(prior.image_shape, torch.ones(1, 16, 16))
+    y = A(prior.sample(2))
+    masks = torch.zeros(2, 1, 16, 16)
+    masks[0, :, 2:6, 3:9], masks[1, :, 8:] = 1, 1
+    options = {"steps": (0, 0, 1), "transform": True}
+    found = run(y, A, prior, "basincma", foreground=masks, **options)
+    expected = placement(masks, usual_box(prior))
+    torch.testing.assert_close(found.latents["transform"], expected)
+    assert (run(y, A, prior, "basincma", **options).latents["transform"] == 0).all()
+
+
+def test_the_usual_box_is_that_of_most_samples():
+    class Squares:
+        def sample(self, n):
+            x = torch.full((n, 2, 16, 16), 0.3)
+            x[:, 1, 4:12, 6:14] = 0.9
+            x[:, :, 2, 2] += 0.05  # too faint to be an object
+            x[::3] = torch.rand(1, 1, 16, 16, generator=generator(0, "clutter"))
+            return x
+
+    assert usual_box(Squares()).tolist() == [0.25, 0.0, 0.5, 0.5]
 
 
 def test_the_search_of_a_transform_sees_no_held_out_entry(prior):

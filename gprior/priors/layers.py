@@ -203,13 +203,14 @@ class ModulatedConv(Scaled):
 def pointwise(x: Tensor, own: Tensor) -> Tensor:
     """Mix the channels of images x (B, I, H, W) by matrices (B, O, I).
 
-    As a product of matrices it has no copy of x for an own layout, unlike a convolution to
-    one or three channels; the gradient comes back in the memory order of x.
+    A convolution to one or three channels would copy x to another order in memory; a product
+    of matrices does not, and its gradient has the order of x.
     """
     if x.is_contiguous(memory_format=torch.channels_last):
-        y = x.permute(0, 2, 3, 1).flatten(1, 2) @ own.mT
-        return y.mT.unflatten(2, x.shape[2:])
-    return (own @ x.flatten(2)).unflatten(2, x.shape[2:])
+        y = (x.permute(0, 2, 3, 1).flatten(1, 2) @ own.mT).mT
+    else:
+        y = own @ x.flatten(2)
+    return y.reshape(*y.shape[:2], *x.shape[2:])
 
 
 def filterwise(x: Tensor, style: Tensor, weight: Tensor, up: bool, eps: float | None) -> Tensor:

@@ -34,8 +34,9 @@ Differs from the authors' code
 - Transforms: scales and brightness are logarithms, so that no scale turns negative; shifts are
   of the scaled object, as their inverse assumes and their start does not; shrinking is
   filtered; brightness varies a quarter as much as the rest, because a darker image has the
-  smaller error while its shape is still wrong. The search starts from no transform, where
-  theirs starts from the statistics of an object detector, and may act inside any A.
+  smaller error while its shape is still wrong. The search starts where ``foreground`` has the
+  object, against the box of what the prior draws before a plain background, theirs against
+  that of an object detector; without one it starts from no transform. It may act inside any A.
 - Fine-tuning of the generator's weights and the blending of edits are not part of a solver.
 """
 
@@ -45,6 +46,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from gprior import transforms
@@ -52,7 +54,7 @@ from gprior.loop import Adam, Watch
 from gprior.objective import Objective
 from gprior.population import Trial
 from gprior.problem import Problem
-from gprior.solvers.populations import Plan, Population
+from gprior.solvers.populations import OUTSIDE, Plan, Population
 from gprior.solvers.solver import is_whole
 from gprior.space import Space, Variables
 
@@ -154,8 +156,9 @@ class BasinCMA(CMAAdam):
         Whether CMA-ES learns where a member ended, or where it started.
     transform : bool
         First search, in as many generations and steps, how the object is scaled, shifted and
-        brightened, see `gprior.transforms`; the code has it as ``transform``, and
-        ``Result.diagnostics["uncovered"]`` the share of pixels that it leaves to no one.
+        brightened, see `gprior.transforms`, from where ``foreground`` has it, if given. The code
+        has it as ``transform``, and ``Result.diagnostics["uncovered"]`` the share of pixels that
+        it leaves to no one.
     outer, elites, polish
         As for `CMAAdam`.
     population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
@@ -202,6 +205,7 @@ class BasinCMA(CMAAdam):
         """Search the transform first, where one is wanted, and hold it from there on."""
         if not self.transform:
             return super().prepare(problem, start, space, objective, adam, watch)
+        start = {**start, "transform": self.first(problem)}
         problem = replace(problem, prior=transforms.Transformed(problem.prior))
         kept = transforms.pointwise(problem)
         kind = transforms.framed if kept else transforms.through
@@ -217,6 +221,14 @@ class BasinCMA(CMAAdam):
             weight = seen if problem.weight is None else problem.weight * seen
             problem = replace(problem, fit=[problem.fit[0] * seen], weight=weight, maps=None)
         return problem, {**start, "transform": phi}, trial, spent
+
+    def first(self, problem: Problem) -> Tensor:
+        """Return where the search of transforms (R, 5) starts: at the foreground's box."""
+        prior, weight = problem.prior, problem.weight
+        if weight is None:
+            return torch.zeros(len(problem), transforms.SIZE).to(prior.like)
+        seen = (weight > (1 + OUTSIDE) / 2).to(weight)
+        return transforms.placement(seen, transforms.usual_box(prior))
 
 
 def nested(total: int, usual: tuple[int, int, int]) -> tuple[int, int, int]:
