@@ -27,6 +27,7 @@ from gprior.loop import Optimizer, Outcome, Watch, minimise
 from gprior.objective import Objective, total
 from gprior.population import Flock, Trial, evolve
 from gprior.priors import Prior
+from gprior.priors.wrapped import Wrapped
 from gprior.problem import Problem
 from gprior.randomness import generator, normal
 from gprior.samplers import CSA, population_size
@@ -153,7 +154,7 @@ def placement(mask: Tensor, usual: Tensor) -> Tensor:
     return torch.cat([s.log(), s.log(), shift, torch.zeros_like(s)], 1)
 
 
-class Transformed(Prior):
+class Transformed(Wrapped):
     """A prior whose images are transformed: what the ``transform`` in a result's code means.
 
     Parameters
@@ -170,27 +171,13 @@ class Transformed(Prior):
     torch.Size([1, 1, 64, 64])
     """
 
-    base: Prior
-
     def __init__(self, base: Prior) -> None:
-        super().__init__()
-        self.base, self.image_shape, self.c_dim = base, base.image_shape, base.c_dim
+        super().__init__(base)
         self.inputs = base.inputs | {"transform"}
-        self.name, self.record, self.discriminator = base.name, base.record, base.discriminator
 
     def forward(self, transform: Tensor, **inputs: Any) -> Tensor:  # type: ignore[override]
         """Return T G(inputs), (R, C, H, W), for a transform φ (R, 5)."""
         return _apply(self.base(**inputs), transform)
-
-    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
-        """Return the base's latents."""
-        return self.base.draw(keys)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
 
 
 _apply = transform  # under a name that the argument of `Transformed.forward` does not hide

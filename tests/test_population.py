@@ -455,7 +455,9 @@ def test_a_moved_image_is_found_where_it_is(prior):
     found = run(moved, A, prior, "basincma", transform=True, **options)
     errors = [(r.x - moved).square().mean((1, 2, 3)).mean() for r in (fixed, found)]
     assert errors[1] < errors[0]
-    torch.testing.assert_close(Transformed(prior)(**inputs_of(found.latents)), found.x)
+    home = Transformed(prior)
+    torch.testing.assert_close(home(**inputs_of(found.latents)), found.x)
+    assert home.w_avg is prior.w_avg  # as it says of its inputs, it has the base's W space
     seen = covered(found.latents["transform"], (16, 16))
     torch.testing.assert_close(found.diagnostics["uncovered"], 1 - seen.mean((1, 2, 3)))
     square = ((found.x - moved).square() * seen).sum((1, 2, 3)) / seen.sum((1, 2, 3))

@@ -21,6 +21,7 @@ from gprior.acquisition import Forward
 from gprior.initial import _draw
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import Prior
+from gprior.priors.wrapped import Wrapped
 from gprior.randomness import normal
 from gprior.solvers import SOLVERS, find_solver
 from gprior.space import inputs_of
@@ -362,24 +363,12 @@ def test_constants_are_validated(name, prior, scene):
     assert gprior.solve(y, A, prior, instance).history.shape[1] == 3
 
 
-class Counted(Prior):
+class Counted(Wrapped):
     """Another prior seen through a counter of forward and backward passes."""
 
     def __init__(self, base):
-        super().__init__()
-        self.base, self.image_shape, self.inputs = base, base.image_shape, base.inputs
-        self.c_dim, self.record, self.discriminator = base.c_dim, base.record, base.discriminator
+        super().__init__(base)
         self.forwards, self.backwards = 0, 0
-
-    @property
-    def w_avg(self):
-        return self.base.w_avg
-
-    def mapping(self, z, c=None):
-        return self.base.mapping(z, c)
-
-    def draw(self, keys):
-        return self.base.draw(keys)
 
     def run_blocks(self, ws, **inputs):
         self.forwards += len(ws)
@@ -391,12 +380,6 @@ class Counted(Prior):
         if x.requires_grad:
             x.register_hook(lambda grad: setattr(self, "backwards", self.backwards + len(grad)))
         return x
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
 
 
 @solvers

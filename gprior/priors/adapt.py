@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.priors.prior import Prior
+from gprior.priors.wrapped import Wrapped
 
 __all__ = ["AdaptedPrior"]
 
@@ -17,7 +18,7 @@ SIZES = ("resize", "pad", "crop")
 LUMA = (0.299, 0.587, 0.114)
 
 
-class AdaptedPrior(Prior):
+class AdaptedPrior(Wrapped):
     """The same prior, its images mapped linearly to another shape.
 
     Gray becomes RGB by repetition and RGB becomes gray by its luma (ITU-R BT.601); gray
@@ -57,7 +58,6 @@ class AdaptedPrior(Prior):
         size: str | None = None,
         phase: Tensor | None = None,
     ) -> None:
-        super().__init__()
         shape = tuple(int(s) for s in image_shape)
         C0, H0, W0 = base.image_shape
         size = size or "resize"
@@ -74,12 +74,8 @@ class AdaptedPrior(Prior):
             raise ValueError(f"phase must be ({H}, {W}) with two channels wanted")
         if C0 == 2 and C != 2:
             raise ValueError("a two-channel prior stays one; adapt its base instead")
-        # Before the base, whose own phase would be taken for this one.
-        self.register_buffer("phase", None if phase is None else phase.to(base.like))
-        self.base, self.size = base, size
-        self.image_shape = shape
-        self.inputs, self.c_dim, self.name = base.inputs, base.c_dim, base.name
-        self.discriminator = base.discriminator
+        super().__init__(base, phase=None if phase is None else phase.to(base.like))
+        self.size, self.image_shape = size, shape
         self.record = {
             **base.record,
             "adapted": {"from": list(base.image_shape), "to": list(shape), "size": size},
@@ -90,19 +86,6 @@ class AdaptedPrior(Prior):
         """Return adapted images (B, C, H, W); arguments are those of the base."""
         return self._size(self._channels(self.base(*args, **inputs)))
 
-    @property
-    def w_avg(self) -> Tensor:
-        """Mean style of the base."""
-        return self.base.w_avg
-
-    def mapping(self, z: Tensor, c: Tensor | None = None, **truncation: Any) -> Tensor:
-        """Map latents to styles, as the base does."""
-        return self.base.mapping(z, c, **truncation)
-
-    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
-        """Return the base's latents."""
-        return self.base.draw(keys)
-
     def restore(self, x: Tensor) -> Tensor:
         """Map images of the adapted shape to the generator's, for its discriminator."""
         C0, H0, W0 = self.base.image_shape
@@ -111,12 +94,6 @@ class AdaptedPrior(Prior):
             x = x.square().sum(1, keepdim=True).add(1e-12).sqrt()
         x = x if x.shape[1] == C0 else _recolour(x, C0)
         return self.base.restore(x) if isinstance(self.base, AdaptedPrior) else x
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
 
     def _channels(self, x: Tensor) -> Tensor:
         C = self.image_shape[0]

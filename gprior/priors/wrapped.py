@@ -1,0 +1,58 @@
+"""A prior around another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gprior.priors.prior import Prior
+
+__all__ = ["Wrapped"]
+
+
+class Wrapped(Prior):
+    """A prior that is its base in all but what a subclass changes.
+
+    Parameters
+    ----------
+    base : Prior
+        The prior.
+    **buffers : Tensor or None
+        Buffers of the wrapper's own.
+    """
+
+    base: Prior
+
+    def __init__(self, base: Prior, **buffers: Tensor | None) -> None:
+        super().__init__()
+        for name, value in buffers.items():  # first: a base's of that name would pass for them
+            self.register_buffer(name, value)
+        self.base, self.image_shape, self.inputs = base, base.image_shape, base.inputs
+        self.c_dim, self.name, self.record = base.c_dim, base.name, base.record
+        self.discriminator = base.discriminator
+
+    def forward(self, *args: Any, **inputs: Any) -> Tensor:
+        """Return the base's images; arguments are those of the base."""
+        x: Tensor = self.base(*args, **inputs)
+        return x
+
+    @property
+    def w_avg(self) -> Tensor:
+        """Mean style of the base."""
+        return self.base.w_avg
+
+    def mapping(self, z: Tensor, c: Tensor | None = None, **truncation: Any) -> Tensor:
+        """Map latents to styles, as the base does."""
+        return self.base.mapping(z, c, **truncation)
+
+    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
+        """Return the base's latents."""
+        return self.base.draw(keys)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
