@@ -31,15 +31,15 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
-    """Return a table per operator: medians by method, metric and domain."""
-    labels = {"psnr": ("PSNR", 1), "ssim": ("SSIM", 2), "perceptual": ("perceptual", 3)}
+    """Return a table per operator: medians by method and metric, of the domains in turn."""
+    digits = dict(zip(METRICS, (1, 2, 3), strict=True))
     found = {}
     for A in OPERATORS:
-        rows = [["Method", *(f"{labels[metric][0]}, {i}" for metric in METRICS for i in IMAGES)]]
+        rows = [["Method", "PSNR, dB", "SSIM", "Perceptual distance"]]
         for name in METHODS:
             cells = [results[cell(images, A, name, quick).key] for images in IMAGES]
-            values = [middle(c[m], labels[m][1]) for m in METRICS for c in cells]
-            rows.append([name, *values])
+            medians = [[middle(c[metric], digits[metric]) for c in cells] for metric in METRICS]
+            rows.append([name, *map(" / ".join, medians)])
         found[f"methods_{A.replace(' ', '_')}"] = rows
     return found
 

@@ -23,7 +23,10 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
+    "matplotlib.sphinxext.plot_directive",
 ]
+plot_formats = [("png", 130)]
+plot_html_show_formats = plot_html_show_source_link = False
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = Path("../benchmarks/results")  # the plot directive runs this file in its folder
 DOMAINS = {"in range": "tab:green", "held out": "tab:blue", "outside": "tab:orange"}
 OPERATORS = ("half", "x4", "circulant 0.1", "noise 0.1")
 TITLES = ("half mask", "x4", "10 % circulant", "noise 0.1")
@@ -33,12 +33,13 @@ def methods() -> None:
     cells = read("compare_methods")
     names = list(dict.fromkeys(key[3] for key, _ in cells))
     last = {"tv": -1, "A+": -2}
-    middle = {n: [] for n in names}  # type: dict[str, list[float]]
+    middle: dict[str, list[float]] = {n: [] for n in names}
     for key, value in cells:
         middle[key[3]].append(statistics.median(value["psnr"]))
     names.sort(key=lambda n: last.get(n, statistics.mean(middle[n])))
-    figure, axes = plt.subplots(1, 4, figsize=(11, 0.32 * len(names) + 1), sharey=True)
-    for axis, operator, title in zip(axes, OPERATORS, TITLES, strict=True):
+    size = (8.5, 0.56 * len(names) + 1)
+    figure, axes = plt.subplots(2, 2, figsize=size, sharey=True)
+    for axis, operator, title in zip(axes.flat, OPERATORS, TITLES, strict=True):
         for key, value in cells:
             if key[2] == operator:
                 low, mid, high = quartiles(value["psnr"])
@@ -48,10 +49,10 @@ def methods() -> None:
         axis.axhspan(-0.5, 1.5, color="0.93", zorder=0)
         axis.set(title=title, xlabel="PSNR (dB)", ylim=(-0.5, len(names) - 0.5))
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(names)), ["A⁺", "TV", *names[2:]])
+    axes[0, 0].set_yticks(range(len(names)), ["A⁺", "TV", *names[2:]])
     marks = [plt.Line2D([], [], color=c, marker="o", ms=4) for c in DOMAINS.values()]
     figure.legend(marks, list(DOMAINS), loc="lower center", ncols=3, frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
 
 
 def measurements() -> None:
