@@ -189,23 +189,8 @@ html_title = "gprior"
 html_static_path = ["_static"]
 html_css_files = ["gprior.css"]
 html_show_sourcelink = False
-html_sidebars = {  # pages without pages below them
-    page: []
-    for page in (
-        "index",
-        "quickstart",
-        "concepts",
-        "command_line",
-        "medical",
-        "operators",
-        "solvers",
-        "priors",
-        "checkpoints",
-        "training",
-        "model_card",
-        "deepinv",
-    )
-}
+# Pages without pages below them.
+html_sidebars = {p.stem: [] for p in HERE.glob("*.rst") if p.stem != "reference"}
 html_theme_options = {
     "logo": {"text": "gprior"},
     "navigation_with_keys": False,

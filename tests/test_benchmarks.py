@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("compare_methods", "ilo_csgm", "lbrgm_brgm", "sphinx_domains", "sphinx_rates")
+SCRIPTS = (
+    "compare_methods", "ilo_csgm", "lbrgm_brgm", "population", "sphinx_domains", "sphinx_rates",
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are in the checkout alone"
