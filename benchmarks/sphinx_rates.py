@@ -13,14 +13,18 @@ from cells import Cell, Results, Table, main, middle
 from sphinx_domains import PRODUCTS, solver
 
 STYLES = {
-    "SPHInX": (3e-4, 1e-3, 3e-3, 1e-2),
+    "SPHInX": (1e-3, 3e-3, 1e-2, 3e-2),
     "SPHInX, full": (1e-3, 3e-3, 1e-2),
     "W+": (0.03, 0.1, 0.3),
     "(W+, S, B)": (0.03, 0.1, 0.3),
     "(Z+, S, B)": (0.03, 0.1, 0.3),
 }
-CONTENT = {"SPHInX, full": (1e-3, 1e-2), "(W+, S, B)": (0.01, 0.1), "(Z+, S, B)": (0.01, 0.1)}
-NOISE = (0.01, 0.1)
+CONTENT = {
+    "SPHInX, full": (0.01, 0.03, 0.1),
+    "(W+, S, B)": (0.1, 0.3),
+    "(Z+, S, B)": (0.1, 0.3),
+}
+NOISE = (0.1, 0.3)
 
 
 def rates(method: str) -> list[dict[str, float]]:
