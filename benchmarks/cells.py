@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from torchvision.transforms.functional import affine
 from tqdm import tqdm
 
 import gprior
+from gprior import report
 from gprior.baselines import total_variation
+from gprior.demo import TV_WEIGHT, real_images
 from gprior.files import atomic_write, write_json
 from gprior.operators import Downsampling, Masking, Operator, PartialCirculant
 from gprior.phantoms import phantoms
@@ -40,8 +41,13 @@ PRIOR = "phantom-64"
 RESULTS = Path(__file__).parent / "results"
 TABLES = Path(__file__).parents[1] / "docs" / "tables"
 UNSEEN = 7  # seed of phantoms; the prior was trained on those of seed 0
-# Tuned once on other phantoms by `tune_tv.py`.
-TV_WEIGHT = {"half": 0.01, "x4": 1e-4, "circulant 0.1": 3e-3, "noise 0.1": 0.06}
+# Names in the demo of the operators that it has.
+IN_DEMO = {
+    "half": "half-mask",
+    "x4": "downsample:4",
+    "circulant 0.1": "circulant:0.1",
+    "noise 0.1": "noise:0.1",
+}
 METRICS = ("psnr", "ssim", "perceptual")
 
 
@@ -85,16 +91,7 @@ def moved(x: Tensor, angle: float = 0, scale: float = 1, shift: tuple[int, int] 
 
 def outside(prior: Prior, n: int) -> Tensor:
     """Return 4 MR slices, 1 CT slice and 5 phantoms that were moved, in turn."""
-    from gprior.grids import fit
-    from gprior.images import read_image, to_unit
-
-    mr = Path(str(files("nibabel") / "tests" / "data" / "example4d.nii.gz"))
-    ct = Path(str(files("pydicom") / "data" / "test_files" / "CT_small.dcm"))
-    real = []
-    for path, index in ((mr, 6), (mr, 10), (ct, None), (mr, 14), (mr, 17)):
-        unit, _ = to_unit(read_image(path, slice=index))
-        grid = fit(unit, prior.image_shape[1:], "crop")[0]
-        real.append(torch.tensor(grid, dtype=torch.float32).clamp(0, 1))
+    real = real_images(prior.image_shape[1:], mr=(6, 10, 14, 17))[1][[0, 1, 4, 2, 3]]
     drawn = phantoms(range(500, 505), prior.image_shape[1], seed=UNSEEN)[0]
     ways: list[dict[str, Any]] = [
         {"angle": 20}, {"scale": 7 / 8}, {"scale": 5 / 4}, {"shift": (8, 0)}, {"angle": -30}
@@ -143,12 +140,12 @@ def compute(cell: Cell) -> dict[str, Any]:
     prior = gprior.load_prior(PRIOR)
     x, A = truth(cell, prior), operator(cell.operator, prior)
     y = A(x)
-    # Without noise there is nothing to stop for.
-    stop = "auto" if cell.operator.startswith("noise") else "fixed"
     if cell.solver == "A+":
         return scored(A.A_dagger(y), x)
     if cell.solver == "tv":
-        return scored(total_variation(y, A, TV_WEIGHT[cell.operator], 200), x)
+        return scored(total_variation(y, A, TV_WEIGHT[IN_DEMO[cell.operator]]), x)
+    # Without noise there is nothing to stop for.
+    stop = "auto" if cell.operator.startswith("noise") else "fixed"
     result = gprior.solve(y, A, prior, cell.solver, stop=stop, **cell.constants)
     found = {**scored(result.x, x, result.features), **record(result)}
     for snr in cell.jitter:
@@ -264,10 +261,7 @@ def main(
     path = args.results or RESULTS / f"{script}{'-quick' * args.quick}.json"
     found = tables(run(build(args.quick), path, args.jobs), args.quick)
     for name, rows in found.items():
-        print(f"\n{name}")
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        for row in rows:
-            print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)))
+        print(f"\n{name}\n{report.Table(name, rows[0], rows[1:]).text()}")
         if not args.quick:
             TABLES.mkdir(exist_ok=True)
             with atomic_write(TABLES / f"{name}.csv") as place, place.open("w", newline="") as f:

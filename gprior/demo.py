@@ -140,23 +140,25 @@ def _images(prior: Prior, count: int) -> tuple[list[tuple[str, str]], Tensor]:
     return cases, torch.cat([sampled, drawn, real]).to(prior.like)
 
 
-def real_images(grid: Sequence[int]) -> tuple[list[str], Tensor]:
+def real_images(grid: Sequence[int], mr: Sequence[int] = (10, 14)) -> tuple[list[str], Tensor]:
     """Return the names of the real slices, and the slices (n, 1, H, W) in [0, 1].
 
     Parameters
     ----------
     grid : sequence of int
         (H, W); slices are cropped to its shape and resampled.
+    mr : sequence of int
+        Which MR slices; the CT slice comes after them.
     """
     names, slices = [], []
-    for name, path, index in _real_slices():
+    for name, path, index in _real_slices(mr):
         unit, _ = to_unit(read_image(path, slice=index))
         slices.append(torch.tensor(fit(unit, grid, "crop")[0], dtype=torch.float32).clamp(0, 1))
         names.append(name)
     return names, torch.stack(slices)
 
 
-def _real_slices() -> Iterator[tuple[str, Path, int | None]]:
+def _real_slices(indices: Sequence[int]) -> Iterator[tuple[str, Path, int | None]]:
     """Yield name, file and slice of the real images inside nibabel and pydicom."""
     mr = Path(str(files("nibabel") / "tests" / "data" / "example4d.nii.gz"))
     ct = Path(str(files("pydicom") / "data" / "test_files" / "CT_small.dcm"))
@@ -166,8 +168,8 @@ def _real_slices() -> Iterator[tuple[str, Path, int | None]]:
                 f"{package} came without its sample {path.name}; reinstall it from the package "
                 f"index: pip install --force-reinstall {package}"
             )
-    yield "MR slice 10", mr, 10
-    yield "MR slice 14", mr, 14
+    for index in indices:
+        yield f"MR slice {index}", mr, index
     yield "CT slice", ct, None
 
 

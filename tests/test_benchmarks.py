@@ -61,7 +61,7 @@ def test_a_run_resumes(script, tmp_path):
     assert json.loads(path.read_text()) == again
 
 
-def test_images_do_not_depend_on_their_cell(script, tmp_path):
+def test_images_do_not_depend_on_their_cell(script):
     import gprior
 
     cells = script("cells")

@@ -287,7 +287,7 @@ def test_noise_maps_by_number(prior):
 
 # --- Recovery with the embedded prior
 
-# Evaluations, the least median and the least PSNR: methods of W and W+ at 400, of z at 1000.
+# Evaluations: 400 for methods of W and W+, 1000 for those of z.
 RECOVERED = {
     **dict.fromkeys(("lbrgm", "brgm", "i2s", "pnorm", "sphinx", "projector", "robust"), 400),
     **dict.fromkeys(("i2s++", "latent"), 400),

@@ -184,13 +184,13 @@ class ModulatedConv(Scaled):
             return filterwise(
                 x, style, weight, self.up, self.eps if self.demodulate else None
             ), None
-        if weight.shape[-1] == 1 and not self.demodulate:
-            return pointwise(x, weight[:, :, 0, 0] * style[:, None]), None
-        x = x * style[:, :, None, None]
-        if self.up:
-            y = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), 1, 4.0)
+        scale = style[:, :, None, None]
+        if weight.shape[-1] == 1:
+            y = pointwise(x, weight.flatten(1) * style[:, None])
+        elif self.up:
+            y = blur(F.conv_transpose2d(x * scale, weight.transpose(0, 1), stride=2), 1, 4.0)
         else:
-            y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+            y = F.conv2d(x * scale, weight, padding=weight.shape[-1] // 2)
         if not self.demodulate:
             return y, None
         power = self.power
