@@ -32,13 +32,14 @@ def cells(quick: bool) -> list[Cell]:
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
     """Return a table per operator: medians by method and metric, of the domains in turn."""
-    digits = dict(zip(METRICS, (1, 2, 3), strict=True))
     found = {}
     for A in OPERATORS:
         rows = [["Method", "PSNR, dB", "SSIM", "Perceptual distance"]]
         for name in METHODS:
             cells = [results[cell(images, A, name, quick).key] for images in IMAGES]
-            medians = [[middle(c[metric], digits[metric]) for c in cells] for metric in METRICS]
+            medians = [
+                [middle(c[metric], digits) for c in cells] for metric, digits in METRICS.items()
+            ]
             rows.append([name, *map(" / ".join, medians)])
         found[f"methods_{A.replace(' ', '_')}"] = rows
     return found

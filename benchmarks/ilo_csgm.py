@@ -32,7 +32,7 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
             found = [results[cell(images, share, name, quick).key] for name in METHODS]
             medians = [
                 " / ".join(middle(of[metric], digits) for of in found)
-                for metric, digits in zip(METRICS, (1, 2, 3), strict=True)
+                for metric, digits in METRICS.items()
             ]
             pair = wins(*(of["psnr"] for of in found))
             rows.append([images, f"{100 * share:g} %", *medians, pair])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import Cell, Results, Table, main, middle
+from cells import METRICS, Cell, Results, Table, main, middle
 
 MOVED = (
     "angle 10", "angle 20", "angle 30", "scale 0.875", "scale 1.125", "scale 1.25", "shift 4",
@@ -88,8 +88,7 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
     """Return medians by problem, and what noise on the styles costs."""
 
     def of(metric: str, *which: Any) -> str:
-        digits = 3 if metric == "perceptual" else 2 if metric == "ssim" else 1
-        return middle(results[cell(*which, *size(quick)).key][metric], digits)
+        return middle(results[cell(*which, *size(quick)).key][metric], METRICS.get(metric, 1))
 
     found = {}
     for title, problems in (("moved", MOVED), ("measured", MEASURED)):
@@ -98,7 +97,7 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
             [rate, method, metric, *(of(metric, p, method, rate) for p in problems)]
             for rate in RATES
             for method in PRODUCTS
-            for metric in ("psnr", "ssim", "perceptual")
+            for metric in METRICS
         ]
         found[f"sphinx_{title}"] = rows
     rows = [["Rate", "Method", "clean", *(f"{snr} dB" for snr in SNR)]]
@@ -110,8 +109,8 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
     rows = [["Method", "PSNR", "SSIM", "perceptual", *(f"{snr} dB" for snr in SNR)]]
     for m in PRODUCTS:
         values = results[cell("angle 30", m, "own", *long).key]
-        names = ("psnr", "ssim", "perceptual", *noisy[1:])
-        rows.append([m, *(middle(values[k], 3 if k == "perceptual" else 2) for k in names)])
+        names = (*METRICS, *noisy[1:])
+        rows.append([m, *(middle(values[k], METRICS.get(k, 1)) for k in names)])
     found["sphinx_long"] = rows
     return found
 
