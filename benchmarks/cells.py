@@ -231,6 +231,11 @@ def middle(values: Iterable[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f}"
 
 
+def trio(values: Mapping[str, Sequence[float]]) -> str:
+    """Return the medians of PSNR, SSIM and perceptual distance as text."""
+    return " / ".join(middle(values[metric], digits) for metric, digits in METRICS.items())
+
+
 Table = list[list[str]]  # rows of cells, the head first
 
 

@@ -2,20 +2,21 @@
 
 60 phantoms that the prior never saw, half mask, eye patch, x8 and x4, at 200 evaluations of each
 image. The papers compare L-BRGM from the best of 100 latents with BRGM from the mean style: two
-changes at once. Here both priors start from both. With gprior's weight of the pixels and with the
-papers', which leaves the data to the perceptual term.
+changes at once. Here both priors start from both. With gprior's weight of the pixels and, on the
+first 20, with the papers', which leaves the data to the perceptual term.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cells import Cell, Results, Table, main, middle, wins
+from cells import METRICS, Cell, Results, Table, main, trio, wins
 
 OPERATORS = ("half", "eye-patch", "x8", "x4")
 PRIORS, STARTS = ("lbrgm", "brgm"), ("best-of:100", "mean")
 WEIGHTS: dict[str, dict[str, Any]] = {"gprior's": {}, "papers'": {"pixel": 13.0}}
-CHUNK = 20  # images of a cell
+COUNT = {"gprior's": 60, "papers'": 20}  # images
+CHUNK = 20  # of a cell
 # Name of a comparison, and (prior, start) of its two sides.
 PAIRS = {
     "as published": (("lbrgm", "best-of:100"), ("brgm", "mean")),
@@ -29,7 +30,7 @@ PAIRS = {
 def parts(weight: str, A: str, prior: str, start: str, quick: bool) -> list[Cell]:
     """Return the cells of one column."""
     shared = {"budget": 60 if quick else 200, "init": start, **WEIGHTS[weight]}
-    rows = [(0, 2)] if quick else [(k, k + CHUNK) for k in range(0, 60, CHUNK)]
+    rows = [(0, 2)] if quick else [(k, k + CHUNK) for k in range(0, COUNT[weight], CHUNK)]
     return [Cell("held out", r, A, prior, shared) for r in rows]
 
 
@@ -46,23 +47,21 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
-    """Return the medians, and the wins of each comparison."""
+    """Return medians of PSNR, SSIM and perceptual distance, and the wins in PSNR."""
 
-    def column(metric: str, weight: str, A: str, prior: str, start: str) -> list[float]:
-        found = parts(weight, A, prior, start, quick)
-        return [value for cell in found for value in results[cell.key][metric]]
+    def column(weight: str, A: str, *side: str) -> dict[str, list[float]]:
+        found = [results[cell.key] for cell in parts(weight, A, *side, quick)]
+        return {metric: [value for of in found for value in of[metric]] for metric in METRICS}
 
-    medians = [
-        ["Pixel weight", "Operator", "Metric", *(f"{p}, {s}" for p in PRIORS for s in STARTS)]
-    ]
+    sides = [(prior, start) for prior in PRIORS for start in STARTS]
+    medians = [["Pixel weight", "Operator", *map(", ".join, sides)]]
     won = [["Pixel weight", "Operator", *PAIRS]]
     for weight in WEIGHTS:
         for A in OPERATORS:
-            for metric, digits in (("psnr", 2), ("ssim", 3), ("perceptual", 3)):
-                values = [column(metric, weight, A, p, s) for p in PRIORS for s in STARTS]
-                medians.append([weight, A, metric, *(middle(v, digits) for v in values)])
-            sides = [[column("psnr", weight, A, *side) for side in pair] for pair in PAIRS.values()]
-            won.append([weight, A, *(wins(*pair) for pair in sides)])
+            of = {side: column(weight, A, *side) for side in sides}
+            medians.append([weight, A, *(trio(of[side]) for side in sides)])
+            pairs = [[of[side]["psnr"] for side in pair] for pair in PAIRS.values()]
+            won.append([weight, A, *(wins(*pair) for pair in pairs)])
     return {"lbrgm_brgm": medians, "lbrgm_brgm_wins": won}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("../benchmarks/results")  # the plot directive runs this file in its folder
+TABLES = Path("tables")
 DOMAINS = {"in range": "tab:green", "held out": "tab:blue", "outside": "tab:orange"}
 OPERATORS = ("half", "x4", "circulant 0.1", "noise 0.1")
 TITLES = ("half mask", "x4", "10 % circulant", "noise 0.1")
@@ -78,3 +80,76 @@ def measurements() -> None:
     axes[0].set_ylabel("PSNR (dB)")
     axes[0].legend(frameon=False)
     figure.tight_layout()
+
+
+def table(name: str) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of a table."""
+    with (TABLES / f"{name}.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    return head, rows
+
+
+def first(cell: str) -> float:
+    """Return the first number of a cell, its PSNR."""
+    return float(cell.split(" / ")[0])
+
+
+def confound() -> None:
+    """Draw PSNR of L-BRGM and BRGM by operator, initialization and weight of the pixels."""
+    import matplotlib.pyplot as plt
+
+    cells = read("lbrgm_brgm")
+    figure, axes = plt.subplots(1, 4, figsize=(8.5, 2.7), sharey=True)
+    sides = [(p, s) for p in ("lbrgm", "brgm") for s in ("best-of:100", "mean")]
+    weights = {None: ("gprior's", "tab:blue"), 13.0: ("the papers'", "tab:red")}
+    for axis, operator in zip(axes, ("half", "eye-patch", "x8", "x4"), strict=True):
+        for k, (pixel, (_, colour)) in enumerate(weights.items()):
+            for j, side in enumerate(sides):
+                values = [
+                    v
+                    for key, value in cells
+                    if key[2] == operator
+                    and key[3] == side[0]
+                    and json.loads(key[4])["init"] == side[1]
+                    and json.loads(key[4]).get("pixel") == pixel
+                    for v in value["psnr"]
+                ]
+                low, mid, high = quartiles(values)
+                place = j + 0.24 * (k - 0.5)
+                axis.plot([low, high], [place, place], color=colour, lw=1.5, alpha=0.5)
+                axis.plot(mid, place, "o", color=colour, ms=4)
+        axis.set(title=operator.replace("half", "half mask"), xlabel="PSNR (dB)")
+        axis.grid(axis="x", alpha=0.3)
+    names = {"lbrgm": "L-BRGM", "brgm": "BRGM", "best-of:100": "best of 100", "mean": "mean"}
+    axes[0].set_yticks(range(4), [f"{names[p]}, {names[s]}" for p, s in sides])
+    axes[0].invert_yaxis()
+    marks = [plt.Line2D([], [], color=c, marker="o", ms=4) for _, c in weights.values()]
+    labels = [f"{name} weight of the pixels" for name, _ in weights.values()]
+    figure.legend(marks, labels, loc="lower center", ncols=2, frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+
+
+def inversion() -> None:
+    """Draw PSNR of SPHInX and latent searches by problem, and by noise on their styles."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.8), width_ratios=(8, 6, 4))
+    for axis, title in zip(axes[:2], ("moved", "measured"), strict=True):
+        for name, style in (("own", "o-"), ("common", "o:")):
+            head, rows = table(f"sphinx_{title}_{name}")
+            for k, _ in enumerate(head[1:]):
+                psnr = [first(row[1 + k]) for row in rows]
+                axis.plot(psnr, style, color=f"C{k}", ms=3, alpha=1 if name == "own" else 0.6)
+        axis.set_xticks(range(len(rows)), [row[0] for row in rows], rotation=60, ha="right")
+    head, rows = table("sphinx_long")
+    for k, row in enumerate(rows):
+        axes[2].plot([first(cell) for cell in row[1:]], "o-", color=f"C{k}", ms=3, label=row[0])
+    axes[2].set_xticks(range(4), ["none", *head[2:]])
+    axes[2].set_xlabel("noise on the styles (SNR)")
+    titles = ("moved, measured completely", "outside, corrupted", "angle 30, 3000 steps")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("PSNR (dB)")
+    figure.legend(loc="lower center", ncols=5, frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))

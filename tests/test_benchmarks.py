@@ -43,6 +43,17 @@ def test_tables_are_those_of_the_results(name, script):
             assert list(csv.reader(file)) == rows
 
 
+def test_each_method_has_its_best_rates(script):
+    with (ROOT / "docs" / "tables" / "sphinx_rates.csv").open(newline="") as file:
+        _, *rows = csv.reader(file)
+    found = {}
+    for _, method, *rates, _ in rows:
+        names = ("lr", "lr_content", "lr_noise")
+        given = {name: float(v) for name, v in zip(names, rates, strict=True) if v}
+        found.setdefault(method, []).append(given)
+    assert script("sphinx_domains").BEST == found
+
+
 def test_a_run_resumes(script, tmp_path):
     cells = script("cells")
     path = tmp_path / "results.json"
