@@ -101,7 +101,7 @@ def confound() -> None:
     cells = read("lbrgm_brgm")
     figure, axes = plt.subplots(1, 4, figsize=(8.5, 2.7), sharey=True)
     sides = [(p, s) for p in ("lbrgm", "brgm") for s in ("best-of:100", "mean")]
-    weights = {None: ("gprior's", "tab:blue"), 13.0: ("the papers'", "tab:red")}
+    weights = {None: ("gprior's", "tab:blue"), 13.0: ("L-BRGM's own", "tab:red")}
     for axis, operator in zip(axes, ("half", "eye-patch", "x8", "x4"), strict=True):
         for k, (pixel, (_, colour)) in enumerate(weights.items()):
             for j, side in enumerate(sides):

@@ -80,8 +80,8 @@ class CSA:
     ----------
     mean : Tensor
         (R, d).
-    sigma : float
-        Initial step size.
+    sigma : float or Tensor
+        Initial step size, or one for each problem (R,).
     members : int
         P, at least 2.
     diagonal : bool
@@ -107,12 +107,14 @@ class CSA:
     True
     """
 
-    def __init__(self, mean: Tensor, sigma: float, members: int, diagonal: bool = False) -> None:
+    def __init__(
+        self, mean: Tensor, sigma: float | Tensor, members: int, diagonal: bool = False
+    ) -> None:
         if members < 2:
             raise ValueError(f"members must be at least 2, got {members}")
         d = mean.shape[1]
         self.mean, self.diagonal, self.generation = mean, diagonal, 0
-        self.sigma = torch.full_like(mean[:, 0], sigma)
+        self.sigma = torch.zeros_like(mean[:, 0]) + sigma
         self.variance = torch.ones_like(mean)
         self.p_sigma, self.p_c = torch.zeros_like(mean), torch.zeros_like(mean)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.acquisition import Forward
@@ -37,10 +38,12 @@ __all__ = [
     "Transformed",
     "box",
     "covered",
+    "dense",
     "framed",
     "inverse",
     "placement",
     "search",
+    "standing_out",
     "through",
     "transform",
     "usual_box",
@@ -49,6 +52,7 @@ __all__ = [
 SIZE = 5  # entries of φ
 MEMBERS = population_size(SIZE)
 SPREAD = math.sqrt(0.1)  # Σ = 0.1 I, algorithm 1, line 2
+NEAR = 0.1  # the same about where the object was seen: the deviation in the authors' code
 MOST = 1.4  # of every entry of φ / UNITS: scales from 1/4 to 4
 # A darker image has the smaller error while its shape is still wrong: brightness varies less.
 UNITS = (1.0, 1.0, 1.0, 1.0, 0.25)
@@ -124,17 +128,33 @@ def box(mask: Tensor) -> Tensor:
     return torch.stack([x[0], y[0], x[1], y[1]], 1)
 
 
-@torch.no_grad()
-def usual_box(prior: Prior, n: int = 64) -> Tensor:
-    """Return the box (4,) in which a prior draws its objects, a median over n samples.
+def standing_out(x: Tensor, known: Tensor | None = None) -> Tensor:
+    """Return where images (R, C, H, W) have an object: a mask (R, 1, H, W), 0 or 1.
 
-    An object is what differs from the border by a quarter of the most; one that reaches the
-    border, or has no plain background, has the whole image.
+    What differs from the border by a quarter of the most, after a mean of the ``known`` ones of
+    5 x 5 pixels against noise. An object that reaches the border, or a background that is not
+    plain, is everywhere.
     """
-    x = prior.sample(n)
+    known = torch.ones_like(x) if known is None else known
+    x = _blurred(x * known) / _blurred(known).clamp_min(1e-3)
     border = torch.cat([x[..., [0, -1]].flatten(2), x[..., [0, -1], :].flatten(2)], 2)
     far = (x - border.median(2).values[..., None, None]).abs().mean(1, keepdim=True)
-    return box((far > far.amax((2, 3), keepdim=True) / 4).to(x)).median(0).values
+    return (far > far.amax((2, 3), keepdim=True) / 4).to(x)
+
+
+def dense(known: Tensor) -> Tensor:
+    """Return whose pixels (R, C, H, W) are known in every window of 5 x 5, (R,)."""
+    return (_blurred(known) > 1e-3).all(3).all(2).all(1)
+
+
+def _blurred(x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(x, (2, 2, 2, 2), "replicate"), 5, 1)
+
+
+@torch.no_grad()
+def usual_box(prior: Prior, n: int = 64) -> Tensor:
+    """Return the box (4,) in which a prior draws its objects, a median over n samples."""
+    return box(standing_out(prior.sample(n))).median(0).values
 
 
 def placement(mask: Tensor, usual: Tensor) -> Tensor:
@@ -288,6 +308,7 @@ def _scored(problem: Problem, objective: Objective, found: Outcome, phi: Tensor)
 def search(
     problem: Problem,
     start: Variables,
+    spread: Tensor,
     trial: Trial,
     generations: int,
     at_once: int,
@@ -303,6 +324,8 @@ def search(
         R rows, on a `Transformed` prior.
     start : dict
         Where they start; with ``transform``, the first mean of the distributions (R, 5).
+    spread : Tensor
+        Deviation of the first distributions in `UNITS` (R,).
     trial : callable
         From `through` or `framed`.
     generations, at_once, watch
@@ -316,30 +339,30 @@ def search(
         Evaluations (R,).
     """
     R, like, units = len(problem), problem.prior.like, problem.prior.like.new_tensor(UNITS)
-    centre, spread, g = torch.zeros_like(start["z"]), 1.0, 0
+    centre, about, g = torch.zeros_like(start["z"]), 1.0, 0
 
     def vary(rows: Tensor, begin: Variables, points: Tensor) -> Variables:
         own = problem.take(rows[::MEMBERS])
         shape = (MEMBERS, centre.shape[1])
         numbers = normal(own.draw_keys("transform-z", g), shape, like).flatten(0, 1)
-        z = centre[rows] + spread * numbers
+        z = centre[rows] + about * numbers
         place = points.clamp(-MOST, MOST)
         return {**begin, "z": z, "place": place, "transform": place * units}
 
     def learned(rows: Tensor, outcome: Outcome) -> None:
-        nonlocal spread, g
+        nonlocal about, g
         table = outcome.loss.nan_to_num(torch.inf, torch.inf).view(len(rows), MEMBERS)
         first = torch.arange(len(rows), device=rows.device) * MEMBERS
         best = outcome.code["z"][first + table.argmin(1)]
         centre[rows] = best if g == 0 else AGAIN * centre[rows] + (1 - AGAIN) * best
-        spread, g = AGAIN, g + 1
+        about, g = AGAIN, g + 1
 
     unstopped = replace(problem, sigma=torch.full_like(problem.sigma, torch.nan))
     quiet = Watch(watch.tick)
     flock = Flock(unstopped, start, 0, at_once, quiet)
     sampler = evolve(
         flock,
-        CSA(start["transform"] / units, SPREAD, MEMBERS, diagonal=True),
+        CSA(start["transform"] / units, spread, MEMBERS, diagonal=True),
         MEMBERS,
         trial,
         vary,

@@ -51,7 +51,7 @@ def test_each_method_has_its_best_rates(script):
         names = ("lr", "lr_content", "lr_noise")
         given = {name: float(v) for name, v in zip(names, rates, strict=True) if v}
         found.setdefault(method, []).append(given)
-    assert script("sphinx_domains").BEST == found
+    assert found == script("sphinx_domains").BEST
 
 
 def test_a_run_resumes(script, tmp_path):

@@ -22,8 +22,10 @@ from gprior.transforms import (
     Transformed,
     box,
     covered,
+    dense,
     inverse,
     placement,
+    standing_out,
     transform,
     usual_box,
 )
@@ -488,7 +490,26 @@ def test_a_mask_tells_where_the_search_of_a_transform_starts(prior):
     found = run(y, A, prior, "basincma", foreground=masks, **options)
     expected = placement(masks, usual_box(prior))
     torch.testing.assert_close(found.latents["transform"], expected)
-    assert (run(y, A, prior, "basincma", **options).latents["transform"] == 0).all()
+    # Without a mask it is what stands out, unless there is a gap in y.
+    start = run(y, A, prior, "basincma", stop="fixed", **options).latents["transform"]
+    torch.testing.assert_close(start, placement(standing_out(y), usual_box(prior)))
+    gap = Masking(prior.image_shape, (torch.arange(16) < 9).expand(1, 16, 16))
+    start = run(gap(prior.sample(2)), gap, prior, "basincma", **options).latents["transform"]
+    assert (start == 0).all()
+
+
+def test_what_stands_out_is_seen_through_noise_and_small_gaps():
+    x = torch.full((1, 1, 64, 64), 0.2)
+    x[..., 20:50, 10:40] = 0.8
+    noisy = x + 0.1 * torch.randn(x.shape, generator=generator(0, "noise"))
+    known = (torch.rand(x.shape, generator=generator(0, "gaps")) < 0.7).to(x)
+    assert dense(known)
+    expected = torch.tensor([[(10 + 40 - 64) / 64, (20 + 50 - 64) / 64, 30 / 64, 30 / 64]])
+    for image in (x, noisy, x.masked_fill(known == 0, 5.0)):
+        found = box(standing_out(image, known))
+        torch.testing.assert_close(found, expected, atol=2.1 / 32, rtol=0)
+    known[..., 30:36, 30:36] = 0
+    assert not dense(known)
 
 
 def test_the_usual_box_is_that_of_most_samples():
@@ -500,7 +521,8 @@ def test_the_usual_box_is_that_of_most_samples():
             x[::3] = torch.rand(1, 1, 16, 16, generator=generator(0, "clutter"))
             return x
 
-    assert usual_box(Squares()).tolist() == [0.25, 0.0, 0.5, 0.5]
+    # 8 of 16 pixels wide, and one more on each side by the mean of 5 x 5.
+    assert usual_box(Squares()).tolist() == [0.25, 0.0, 0.625, 0.625]
 
 
 def test_the_search_of_a_transform_sees_no_held_out_entry(prior):

@@ -34,9 +34,10 @@ Differs from the authors' code
 - Transforms: scales and brightness are logarithms, so that no scale turns negative; shifts are
   of the scaled object, as their inverse assumes and their start does not; shrinking is
   filtered; brightness varies a quarter as much as the rest, because a darker image has the
-  smaller error while its shape is still wrong. The search starts where ``foreground`` has the
-  object, against the box of what the prior draws before a plain background, theirs against
-  that of an object detector; without one it starts from no transform. It may act inside any A.
+  smaller error while its shape is still wrong. The search starts where ``foreground``, or what
+  stands out in y, has the object, against the box of what the prior draws before a plain
+  background; theirs against that of an object detector. It has more generations of fewer
+  steps where the budget is small, and may act inside any A.
 - Fine-tuning of the generator's weights and the blending of edits are not part of a solver.
 """
 
@@ -155,10 +156,10 @@ class BasinCMA(CMAAdam):
     told : {"optimised", "sampled"}
         Whether CMA-ES learns where a member ended, or where it started.
     transform : bool
-        First search, in as many generations and steps, how the object is scaled, shifted and
-        brightened, see `gprior.transforms`, from where ``foreground`` has it, if given. The code
-        has it as ``transform``, and ``Result.diagnostics["uncovered"]`` the share of pixels that
-        it leaves to no one.
+        First search, with as many steps, how the object is scaled, shifted and brightened, see
+        `gprior.transforms`, from where ``foreground`` or the image y has it. The code has it as
+        ``transform``, and ``Result.diagnostics["uncovered"]`` the share of pixels that it leaves
+        to no one.
     outer, elites, polish
         As for `CMAAdam`.
     population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
@@ -183,14 +184,25 @@ class BasinCMA(CMAAdam):
         return Plan(outer, inner, final, self.outer, self.told, *self._end)
 
     @property
+    def placing(self) -> tuple[int, int]:
+        """Generations and steps of the transform's search.
+
+        Five numbers need their generations more than latents that go on from the last best
+        ones need steps: up to 30 where four steps remain for each.
+        """
+        outer, inner = self.plan.outer, self.plan.inner
+        generations = max(outer, min(30, outer * inner // 4))
+        return generations, outer * inner // max(generations, 1)
+
+    @property
     def total(self) -> int:
         """Steps of a row, those of the transform's search included."""
-        return self.columns + self.transform * self.plan.outer * self.plan.inner
+        return self.columns + self.transform * math.prod(self.placing)
 
     def cost(self, classes: int) -> float:
         """Return the evaluations of one restart, with the transform's search."""
-        plan = self.plan
-        searched = plan.outer * transforms.MEMBERS * (plan.inner + 1 / 3)
+        generations, steps = self.placing
+        searched = generations * transforms.MEMBERS * (steps + 1 / 3)
         return super().cost(classes) + self.transform * searched
 
     def prepare(
@@ -205,7 +217,8 @@ class BasinCMA(CMAAdam):
         """Search the transform first, where one is wanted, and hold it from there on."""
         if not self.transform:
             return super().prepare(problem, start, space, objective, adam, watch)
-        start = {**start, "transform": self.first(problem)}
+        phi, spread = self.first(problem)
+        start = {**start, "transform": phi}
         problem = replace(problem, prior=transforms.Transformed(problem.prior))
         kept = transforms.pointwise(problem)
         kind = transforms.framed if kept else transforms.through
@@ -213,22 +226,36 @@ class BasinCMA(CMAAdam):
         def trial(steps: int) -> Trial:
             return kind(space, objective, steps, adam)
 
-        outer, inner = self.plan.outer, self.plan.inner
+        generations, inner = self.placing
         once = trial(inner)
-        phi, spent = transforms.search(problem, start, once, outer, self.max_batch, watch)
+        phi, spent = transforms.search(
+            problem, start, spread, once, generations, self.max_batch, watch
+        )
         if kept:
             seen = transforms.covered(phi, problem.y[0].shape[2:])
             weight = seen if problem.weight is None else problem.weight * seen
             problem = replace(problem, fit=[problem.fit[0] * seen], weight=weight, maps=None)
         return problem, {**start, "transform": phi}, trial, spent
 
-    def first(self, problem: Problem) -> Tensor:
-        """Return where the search of transforms (R, 5) starts: at the foreground's box."""
-        prior, weight = problem.prior, problem.weight
-        if weight is None:
-            return torch.zeros(len(problem), transforms.SIZE).to(prior.like)
-        seen = (weight > (1 + OUTSIDE) / 2).to(weight)
-        return transforms.placement(seen, transforms.usual_box(prior))
+    def first(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return where the search of transforms starts (R, 5), and how widely (R,).
+
+        At the box of the foreground, or of what stands out in y where it is an image without
+        gaps; else at no transform.
+        """
+        prior, weight, y = problem.prior, problem.weight, problem.y[0]
+        if weight is not None:
+            seen = (weight > (1 + OUTSIDE) / 2).to(weight)
+            known = torch.ones_like(weight)
+        elif transforms.pointwise(problem):
+            known = (problem.fit[0] > 0).to(y)
+            seen = transforms.standing_out(y, known)
+        else:
+            nowhere = torch.zeros(len(problem), transforms.SIZE).to(prior.like)
+            return nowhere, torch.full_like(nowhere[:, 0], transforms.SPREAD)
+        found = transforms.dense(known)
+        phi = transforms.placement(seen, transforms.usual_box(prior)) * found[:, None]
+        return phi, torch.where(found, transforms.NEAR, transforms.SPREAD).to(phi)
 
 
 def nested(total: int, usual: tuple[int, int, int]) -> tuple[int, int, int]:
