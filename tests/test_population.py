@@ -275,6 +275,20 @@ def test_budgets_scale_nested_loops_by_the_root():
     assert half.steps == (15, 15, 75) and half.population == 18
 
 
+def test_few_steps_leave_generations_to_the_transform():
+    """At the paper's budget and where few generations were asked for it is as they say."""
+    for steps, placing in (
+        ((30, 30, 300), (30, 30)),
+        ((50, 10, 0), (50, 10)),
+        ((11, 11, 110), (30, 4)),
+        ((2, 2, 1), (2, 2)),
+        ((0, 0, 1), (0, 0)),
+    ):
+        found = BasinCMA(steps=steps, transform=True, population=18)
+        assert found.placing == placing
+        assert found.total == found.columns + placing[0] * placing[1]
+
+
 @pytest.mark.parametrize(
     ("name", "constants", "message"),
     [
