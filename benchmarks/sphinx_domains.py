@@ -9,7 +9,8 @@ Measurements that are noisy or few have rates of their own.
 - out of domain: 8 phantoms that the prior never saw, rotated, scaled and shifted, measured
   completely; and the loss of PSNR if noise is added to the styles that were found (figure 1);
 - denoising at σ from 0.2 to 1, and 1 to 5 % of a circulant: MR and CT slices, moved phantoms;
-- long: the same methods at 3000 evaluations on 4 phantoms rotated by 30 degrees.
+- long: the same methods at 3000 evaluations on 4 phantoms rotated by 30 degrees, SPHInX at rates
+  at which its style head does not collapse to a constant.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ COMMON: dict[str, dict[str, Any]] = {
     "(W+, S, B)": {"lr": STYLE, "lr_content": 1e-3, "lr_noise": 1e-3},
     "(Z+, S, B)": {"lr": 1e-3, "lr_content": 1e-3, "lr_noise": 1e-3},
 }
+# The best ones at which the style head stays a function of z: at 0.01 and more it collapses.
+SPREAD: dict[str, dict[str, Any]] = {
+    "SPHInX": {"lr": 0.003},
+    "SPHInX, full": {"lr": 0.001, "lr_content": 0.03, "lr_noise": 1.0},
+}
 RATES = ("own", "0.001")
 
 
@@ -70,7 +76,8 @@ def solver(method: str) -> str:
 def cell(problem: str, method: str, rate: str, budget: int, n: int) -> Cell:
     """Return one cell."""
     fixed = {"budget": budget, "init": "mean", "perceptual": False}
-    rates = BEST[method][problem in MEASURED] if rate == "own" else COMMON[method]
+    own = BEST[method][problem in MEASURED]
+    rates = {"own": own, "spread": SPREAD.get(method, own), "0.001": COMMON[method]}[rate]
     constants = {**fixed, **PRODUCTS[method], **rates}
     if problem in MEASURED:
         return Cell("outside", (0, n), problem, solver(method), constants)
@@ -82,7 +89,9 @@ def size(quick: bool) -> tuple[int, int]:
     return (20, 2) if quick else (500, 8)
 
 
-LONG = (3000, 4)
+def long(quick: bool) -> tuple[int, int]:
+    """Return evaluations and images of the long runs."""
+    return size(quick) if quick else (3000, 4)
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -93,7 +102,8 @@ def cells(quick: bool) -> list[Cell]:
         for rate in RATES
         for method in PRODUCTS
     ]
-    return found + [cell("angle 30", m, "own", *(size(quick) if quick else LONG)) for m in PRODUCTS]
+    found += [cell("angle 30", method, "spread", *size(quick)) for method in SPREAD]
+    return found + [cell("angle 30", m, "spread", *long(quick)) for m in PRODUCTS]
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
@@ -108,18 +118,20 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
             rows = [["Images" if title == "moved" else "Problem", *PRODUCTS]]
             rows += [[p, *(trio(of(p, m, rate)) for m in PRODUCTS)] for p in problems]
             found[f"sphinx_{title}_{name}"] = rows
-    noisy = ("psnr", *(f"psnr at {snr} dB" for snr in SNR))
-    head = ["clean", *(f"{snr} dB" for snr in SNR)]
-    rows = [["Rate", "Method", *head]]
-    for rate in RATES:
-        rows += [[rate, m, *(middle(of("angle 30", m, rate)[k]) for k in noisy)] for m in PRODUCTS]
+    noisy = [f"psnr at {snr} dB" for snr in SNR]
+    head = ["Method", "PSNR / SSIM / perceptual distance", *(f"{k} dB" for k in SNR), "Spread"]
+
+    def robust(method: str, values: Mapping[str, Any]) -> list[str]:
+        spread = middle(values["spread"], 3) if "spread" in values else ""
+        return [method, trio(values), *(middle(values[k]) for k in noisy), spread]
+
+    rows = [["Rate", *head]]
+    for rate in (*RATES, "spread"):
+        methods = SPREAD if rate == "spread" else PRODUCTS
+        rows += [[rate, *robust(m, of("angle 30", m, rate))] for m in methods]
     found["sphinx_noise"] = rows
-    long = size(quick) if quick else LONG
-    rows = [["Method", "PSNR / SSIM / perceptual distance", *head[1:]]]
-    for m in PRODUCTS:
-        values = results[cell("angle 30", m, "own", *long).key]
-        rows.append([m, trio(values), *(middle(values[k]) for k in noisy[1:])])
-    found["sphinx_long"] = rows
+    last = [results[cell("angle 30", m, "spread", *long(quick)).key] for m in PRODUCTS]
+    found["sphinx_long"] = [head, *map(robust, PRODUCTS, last)]
     return found
 
 

@@ -143,8 +143,8 @@ def inversion() -> None:
         axis.set_xticks(range(len(rows)), [row[0] for row in rows], rotation=60, ha="right")
     head, rows = table("sphinx_long")
     for k, row in enumerate(rows):
-        axes[2].plot([first(cell) for cell in row[1:]], "o-", color=f"C{k}", ms=3, label=row[0])
-    axes[2].set_xticks(range(4), ["none", *head[2:]])
+        axes[2].plot([first(cell) for cell in row[1:5]], "o-", color=f"C{k}", ms=3, label=row[0])
+    axes[2].set_xticks(range(4), ["none", *head[2:5]])
     axes[2].set_xlabel("noise on the styles (SNR)")
     titles = ("moved, measured completely", "outside, corrupted", "angle 30, 3000 steps")
     for axis, title in zip(axes, titles, strict=True):
@@ -153,3 +153,31 @@ def inversion() -> None:
     axes[0].set_ylabel("PSNR (dB)")
     figure.legend(loc="lower center", ncols=5, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
+
+
+def population() -> None:
+    """Draw PSNR of the population methods: the answer, and the average of the last population."""
+    import matplotlib.pyplot as plt
+
+    _, rows = table("population")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 0.32 * len(rows) + 1.2), sharey=True)
+    for axis, title, k in zip(axes, ("in range", "held out"), (1, 3), strict=True):
+        best, average = [first(row[k]) for row in rows], [first(row[k + 1]) for row in rows]
+        axis.hlines(range(len(rows)), average, best, color="0.8", lw=1.5)
+        axis.plot(average, range(len(rows)), "o", color="white", mec="tab:blue", ms=5)
+        axis.plot(best, range(len(rows)), "o", color="tab:blue", ms=5)
+        axis.set(title=title, xlabel="PSNR (dB)")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes[0].invert_yaxis()
+    marks = [
+        plt.Line2D([], [], color=c, mec="tab:blue", marker="o", ls="") for c in ("tab:blue", "w")
+    ]
+    figure.legend(
+        marks,
+        ["best", "average of the last population"],
+        loc="lower center",
+        ncols=2,
+        frameon=False,
+    )
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
