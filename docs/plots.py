@@ -136,10 +136,12 @@ def inversion() -> None:
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.8), width_ratios=(8, 6, 4))
     for axis, title in zip(axes[:2], ("moved", "measured"), strict=True):
         for name, style in (("own", "o-"), ("common", "o:")):
+            look = {"ms": 3, "alpha": 1 if name == "own" else 0.6}
             head, rows = table(f"sphinx_{title}_{name}")
             for k, _ in enumerate(head[1:]):
-                psnr = [first(row[1 + k]) for row in rows]
-                axis.plot(psnr, style, color=f"C{k}", ms=3, alpha=1 if name == "own" else 0.6)
+                for kind in dict.fromkeys(row[0].split(" ")[0] for row in rows):
+                    own = [(i, first(row[1 + k])) for i, row in enumerate(rows) if kind in row[0]]
+                    axis.plot(*zip(*own, strict=True), style, **look, color=f"C{k}")
         axis.set_xticks(range(len(rows)), [row[0] for row in rows], rotation=60, ha="right")
     head, rows = table("sphinx_long")
     for k, row in enumerate(rows):
