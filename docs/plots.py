@@ -28,6 +28,13 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
+def dot(axis: Any, values: Sequence[float], place: float, colour: str) -> None:
+    """Draw a median as a dot, on a line from the lower to the upper quartile."""
+    low, mid, high = quartiles(values)
+    axis.plot([low, high], [place, place], color=colour, lw=1.5, alpha=0.5)
+    axis.plot(mid, place, "o", color=colour, ms=4)
+
+
 def methods() -> None:
     """Draw PSNR by method, operator and domain."""
     import matplotlib.pyplot as plt
@@ -44,10 +51,8 @@ def methods() -> None:
     for axis, operator, title in zip(axes.flat, OPERATORS, TITLES, strict=True):
         for key, value in cells:
             if key[2] == operator:
-                low, mid, high = quartiles(value["psnr"])
                 place = names.index(key[3]) + 0.22 * (1 - list(DOMAINS).index(key[0]))
-                axis.plot([low, high], [place, place], color=DOMAINS[key[0]], lw=1.5, alpha=0.5)
-                axis.plot(mid, place, "o", color=DOMAINS[key[0]], ms=4)
+                dot(axis, value["psnr"], place, DOMAINS[key[0]])
         axis.axhspan(-0.5, 1.5, color="0.93", zorder=0)
         axis.set(title=title, xlabel="PSNR (dB)", ylim=(-0.5, len(names) - 0.5))
         axis.grid(axis="x", alpha=0.3)
@@ -98,26 +103,18 @@ def confound() -> None:
     """Draw PSNR of L-BRGM and BRGM by operator, initialization and weight of the pixels."""
     import matplotlib.pyplot as plt
 
-    cells = read("lbrgm_brgm")
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for (_, _, operator, prior, text), value in read("lbrgm_brgm"):
+        constants = json.loads(text)
+        column = (operator, constants.get("pixel"), prior, constants["init"])
+        found.setdefault(column, []).extend(value["psnr"])
     figure, axes = plt.subplots(1, 4, figsize=(8.5, 2.7), sharey=True)
     sides = [(p, s) for p in ("lbrgm", "brgm") for s in ("best-of:100", "mean")]
     weights = {None: ("gprior's", "tab:blue"), 13.0: ("L-BRGM's own", "tab:red")}
     for axis, operator in zip(axes, ("half", "eye-patch", "x8", "x4"), strict=True):
         for k, (pixel, (_, colour)) in enumerate(weights.items()):
             for j, side in enumerate(sides):
-                values = [
-                    v
-                    for key, value in cells
-                    if key[2] == operator
-                    and key[3] == side[0]
-                    and json.loads(key[4])["init"] == side[1]
-                    and json.loads(key[4]).get("pixel") == pixel
-                    for v in value["psnr"]
-                ]
-                low, mid, high = quartiles(values)
-                place = j + 0.24 * (k - 0.5)
-                axis.plot([low, high], [place, place], color=colour, lw=1.5, alpha=0.5)
-                axis.plot(mid, place, "o", color=colour, ms=4)
+                dot(axis, found[(operator, pixel, *side)], j + 0.24 * (k - 0.5), colour)
         axis.set(title=operator.replace("half", "half mask"), xlabel="PSNR (dB)")
         axis.grid(axis="x", alpha=0.3)
     names = {"lbrgm": "L-BRGM", "brgm": "BRGM", "best-of:100": "best of 100", "mean": "mean"}
@@ -155,31 +152,3 @@ def inversion() -> None:
     axes[0].set_ylabel("PSNR (dB)")
     figure.legend(loc="lower center", ncols=5, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
-
-
-def population() -> None:
-    """Draw PSNR of the population methods: the answer, and the average of the last population."""
-    import matplotlib.pyplot as plt
-
-    _, rows = table("population")
-    figure, axes = plt.subplots(1, 2, figsize=(8, 0.32 * len(rows) + 1.2), sharey=True)
-    for axis, title, k in zip(axes, ("in range", "held out"), (1, 3), strict=True):
-        best, average = [first(row[k]) for row in rows], [first(row[k + 1]) for row in rows]
-        axis.hlines(range(len(rows)), average, best, color="0.8", lw=1.5)
-        axis.plot(average, range(len(rows)), "o", color="white", mec="tab:blue", ms=5)
-        axis.plot(best, range(len(rows)), "o", color="tab:blue", ms=5)
-        axis.set(title=title, xlabel="PSNR (dB)")
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes[0].invert_yaxis()
-    marks = [
-        plt.Line2D([], [], color=c, mec="tab:blue", marker="o", ls="") for c in ("tab:blue", "w")
-    ]
-    figure.legend(
-        marks,
-        ["best", "average of the last population"],
-        loc="lower center",
-        ncols=2,
-        frameon=False,
-    )
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
