@@ -1,13 +1,14 @@
 """Draw the pictures of the documentation from the embedded prior: ``python docs/figures.py``.
 
-Writes ``_static/first.png`` (the example of the first page), and for the model card
-``model_card/samples.png`` and ``model_card/curve.png``, the latter from
-``model_card/phantom-64.json``.
+Writes ``_static/first.png`` (the example of the first page), ``_static/transforms.png`` (objects
+that stand elsewhere; ten minutes), and for the model card ``model_card/samples.png`` and
+``model_card/curve.png``, the latter from ``model_card/phantom-64.json``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 import gprior
 from gprior.scores import scores
 from gprior.training.pictures import draw_curve
+from gprior.transforms import transform
 
 HERE = Path(__file__).parent
 SIZE = 1.5  # inches per image
@@ -51,6 +53,22 @@ def first(prior: gprior.priors.Prior) -> Any:
     return panel([truth, A.A_dagger(y), result.x], ["truth", "pseudo-inverse", "gprior.solve"])
 
 
+def transforms(prior: gprior.priors.Prior) -> Any:
+    """Reconstruct samples that stand elsewhere, without and with the search of a transform."""
+    rows = [(1, 0.3, 0.0), (1, -0.2, 0.25), (0.7, 0.0, 0.0), (1.35, 0.0, 0.0), (0.8, 0.15, -0.2)]
+    phi = torch.tensor([[math.log(s), math.log(s), t_x, t_y, 0.0] for s, t_x, t_y in rows])
+    label = [i % prior.c_dim for i in range(len(rows))]
+    truth = transform(prior.sample(len(rows), seed=5, label=label), phi)
+    truth = truth.clamp(0, 1)
+    A = gprior.operators.Masking(prior.image_shape, torch.ones(prior.image_shape[1:]))
+    found = []
+    for options in ({}, {"transform": True, "lr": 0.2}):
+        constants = {"budget": 4000, "perceptual": False, "label": label, **options}
+        found.append(gprior.solve(A(truth), A, prior, "basincma", **constants).x)
+        print(f"{options}: PSNR {[round(v, 1) for v in scores(found[-1], truth)[0]]}")
+    return panel([truth, *found], ["measured", "without", "transform=True"])
+
+
 def samples(prior: gprior.priors.Prior) -> Any:
     """Show eight samples of each class."""
     names = prior.record["classes"]
@@ -71,6 +89,7 @@ def main() -> None:
     draw_curve(card / "curve.png", points, facts["frechet_real"])
     samples(prior).savefig(card / "samples.png", dpi=80)
     first(prior).savefig(HERE / "_static" / "first.png", dpi=100)
+    transforms(prior).savefig(HERE / "_static" / "transforms.png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -152,3 +152,24 @@ def inversion() -> None:
     axes[0].set_ylabel("PSNR (dB)")
     figure.legend(loc="lower center", ncols=5, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
+
+
+def population() -> None:
+    """Draw PSNR of the population methods: the answer, and the average of the last population."""
+    import matplotlib.pyplot as plt
+
+    _, rows = table("population")
+    places = range(len(rows))
+    figure, axes = plt.subplots(1, 2, figsize=(8, 0.32 * len(rows) + 1.2), sharey=True)
+    for axis, title, k in zip(axes, ("in range", "held out"), (1, 3), strict=True):
+        best, average = [first(row[k]) for row in rows], [first(row[k + 1]) for row in rows]
+        axis.hlines(places, average, best, color="0.8", lw=1.5)
+        look = {"ls": "", "marker": "o", "mec": "tab:blue", "ms": 5}
+        axis.plot(average, places, color="white", label="average of the last population", **look)
+        axis.plot(best, places, color="tab:blue", label="best", **look)
+        axis.set(title=title, xlabel="PSNR (dB)")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(places, [row[0] for row in rows])
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
