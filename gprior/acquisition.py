@@ -8,6 +8,7 @@ image keeps meeting its own images whatever the restarts, populations or batches
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,7 +139,9 @@ class Forward:
         if self.physics is not None:
             if not hasattr(self.physics, "A_dagger"):
                 return None
-            found: Tensor = _quietly(self.physics).A_dagger(y)
+            # deepinv's A_dagger writes its settings into the operator: here into a shallow copy.
+            physics: Any = copy.copy(self.physics)
+            found: Tensor = physics.A_dagger(y)
             return found.reshape(shape)
         A = self.A
         if isinstance(A, (Tensor, np.ndarray)):
@@ -236,11 +239,6 @@ class _Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.physics.A(x)  # type: ignore[operator]
-
-
-def _quietly(physics: Any) -> Any:
-    """Return a copy: deepinv's A_dagger and prox write their settings into the operator."""
-    return physics.clone() if hasattr(physics, "clone") else physics
 
 
 def _checked_matrix(matrix: Tensor, image_shape: tuple[int, int, int]) -> Tensor:

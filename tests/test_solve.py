@@ -1084,6 +1084,17 @@ def test_masks_per_image_meet_their_images(name, kind, prior):
         assert encoder.x.isfinite().all()
 
 
+def test_the_operator_keeps_its_settings(prior):
+    """deepinv's A_dagger, of which an encoder's image is made, writes its own into it."""
+    A = deepinv.physics.Blur(torch.ones(1, 1, 3, 3, dtype=DOUBLE) / 9, padding="circular")
+    A.solver = "minres"
+    y = A.A(prior.sample(2))
+    before = dict(vars(A))
+    found = gprior.solve(y, A, prior, steps=1, init=lambda x: torch.zeros(len(x), 8))
+    assert found.x.isfinite().all()
+    assert vars(A) == before
+
+
 class Gains(deepinv.physics.LinearPhysics):
     """A gain per image, and a table of as many rows that all images share."""
 
