@@ -48,14 +48,7 @@ VARIANTS: dict[str, Variant] = {
     "basincma, 4 polished": ("basincma", {"polish": 4}),
 }
 DRAWS: Variant = ("cma", {"outer": "random"})
-FULL = (
-    "adam",
-    "cma+adam",
-    BASELINE,
-    "basincma",
-    "basincma, redrawn",
-    "cma+adam, 4 polished",
-)
+FULL = ("adam", "cma+adam", BASELINE, "basincma", "basincma, redrawn", "cma+adam, 4 polished")
 DOMAINS = ("in range", "held out")
 MOVED = 20  # images that were shifted or scaled
 HALF = 32  # pixels of half a width, the unit of shifts

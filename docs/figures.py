@@ -58,13 +58,12 @@ def transforms(prior: gprior.priors.Prior) -> Any:
     rows = [(1, 0.3, 0.0), (1, -0.2, 0.25), (0.7, 0.0, 0.0), (1.35, 0.0, 0.0), (0.8, 0.15, -0.2)]
     phi = torch.tensor([[math.log(s), math.log(s), t_x, t_y, 0.0] for s, t_x, t_y in rows])
     label = [i % prior.c_dim for i in range(len(rows))]
-    truth = transform(prior.sample(len(rows), seed=5, label=label), phi)
-    truth = truth.clamp(0, 1)
+    truth = transform(prior.sample(len(rows), seed=5, label=label), phi).clamp(0, 1)
     A = gprior.operators.Masking(prior.image_shape, torch.ones(prior.image_shape[1:]))
-    found = []
+    y, found = A(truth), []
     for options in ({}, {"transform": True, "lr": 0.2}):
         constants = {"budget": 4000, "perceptual": False, "label": label, **options}
-        found.append(gprior.solve(A(truth), A, prior, "basincma", **constants).x)
+        found.append(gprior.solve(y, A, prior, "basincma", **constants).x)
         print(f"{options}: PSNR {[round(v, 1) for v in scores(found[-1], truth)[0]]}")
     return panel([truth, *found], ["measured", "without", "transform=True"])
 
