@@ -26,16 +26,16 @@ from torchvision.transforms.functional import affine
 from tqdm import tqdm
 
 import gprior
-from gprior import report
-from gprior.baselines import total_variation
-from gprior.demo import TV_WEIGHT, real_images
+from gprior.commands import report
+from gprior.commands.baselines import total_variation
+from gprior.commands.demo import TV_WEIGHT, real_images
+from gprior.distances import perceptual_scores, scores
 from gprior.files import atomic_write, write_json
 from gprior.operators import Downsampling, Masking, Operator, PartialCirculant
-from gprior.phantoms import phantoms
 from gprior.priors import Prior
 from gprior.randomness import generator, normal
-from gprior.scores import perceptual_scores, scores
-from gprior.space import inputs_of
+from gprior.search import inputs_of
+from gprior.training import phantoms
 
 PRIOR = "phantom-64"
 RESULTS = Path(__file__).parent / "results"

@@ -41,7 +41,7 @@ def sources() -> dict[str, bytes]:
             found[str(path.relative_to(DATA))] = (
                 lzma.decompress(data) if path.suffix == ".xz" else data
             )
-    from gprior.priors import load_prior, save_prior
+    from gprior.checkpoints import load_prior, save_prior
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "native.safetensors"
@@ -66,7 +66,7 @@ def work(jobs: list[tuple[str, bytes]], folder: str, queue: Any) -> None:
     """Load a chunk of inputs and report on each."""
     import torch
 
-    from gprior.priors import load_prior
+    from gprior.checkpoints import load_prior
 
     torch.set_num_threads(1)
     events: list[str] = []

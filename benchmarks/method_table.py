@@ -19,10 +19,10 @@ import warnings
 import torch
 
 import gprior
-from gprior.demo import real_images
+from gprior.commands.demo import real_images
+from gprior.distances import scores
 from gprior.operators import Masking, Operator, PartialCirculant
 from gprior.priors import Prior
-from gprior.scores import scores
 from gprior.solvers import SOLVERS, find_solver
 
 ROUNDS, SPANS, IMAGES = 3, (24, 48), 8

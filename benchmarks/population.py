@@ -28,10 +28,10 @@ import torch
 from cells import IMAGES, METRICS, Cell, Results, Table, main, middle, trio, wins
 from torch import Tensor
 
-from gprior.objective import GRAY_LEVEL
-from gprior.phantoms import CONTRASTS
 from gprior.priors import Prior
-from gprior.transforms import transform
+from gprior.search import GRAY_LEVEL
+from gprior.solvers.placement import transform
+from gprior.training import CONTRASTS
 
 Variant = tuple[str, dict[str, Any]]  # solver and constants
 BASELINE = "random + polish"

@@ -18,7 +18,7 @@ import torch
 import gprior
 from gprior.operators import Masking
 from gprior.priors import StyleGAN2
-from gprior.samplers import CSA
+from gprior.search import CSA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,8 +31,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.priors import StyleGAN2
-from gprior.priors.layers import ModulatedConv, fold_, ready_
+from gprior.priors import ModulatedConv, StyleGAN2, fold_, ready_
 from gprior.priors.stylegan2 import StyledConv
 
 TOLERANCE = 1e-4

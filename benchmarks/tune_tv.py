@@ -7,10 +7,10 @@ On 24 head phantoms of seed 2; training draws from seed 0 and the demo from seed
 
 from __future__ import annotations
 
-from gprior.baselines import total_variation
-from gprior.demo import problems
-from gprior.phantoms import phantoms
-from gprior.scores import scores
+from gprior.commands.baselines import total_variation
+from gprior.commands.demo import problems
+from gprior.distances import scores
+from gprior.training import phantoms
 
 WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gprior.scores import scores
+from gprior.transforms import transform
 from torch import Tensor
 
 import gprior
-from gprior.scores import scores
 from gprior.training.pictures import draw_curve
-from gprior.transforms import transform
 
 HERE = Path(__file__).parent
 SIZE = 1.5  # inches per image

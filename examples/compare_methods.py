@@ -23,9 +23,9 @@ import os
 import matplotlib.pyplot as plt
 
 import gprior
-from gprior.baselines import total_variation
-from gprior.demo import TV_WEIGHT, problems, real_images
-from gprior.scores import scores
+from gprior.commands.baselines import total_variation
+from gprior.commands.demo import TV_WEIGHT, problems, real_images
+from gprior.distances import scores
 
 BUDGET = int(os.environ.get("GPRIOR_EXAMPLE_BUDGET", "100"))  # passes
 

@@ -14,36 +14,39 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Perceptual": "gprior.perceptual",
+    "Perceptual": "gprior.distances",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
-    "load_prior": "gprior.priors",
+    "load_prior": "gprior.checkpoints",
     "solve": "gprior.solving",
 }
-_MODULES = ("operators", "priors", "solvers")
+_ROOMS = ("checkpoints", "images", "operators", "priors", "solvers", "training")
 
 __all__ = [
     "Perceptual",
     "Reconstructor",
     "Result",
+    "checkpoints",
+    "images",
     "load_prior",
     "operators",
     "priors",
     "solve",
     "solvers",
+    "training",
 ]
 
 if TYPE_CHECKING:
-    from gprior import operators, priors, solvers
-    from gprior.perceptual import Perceptual
-    from gprior.priors import load_prior
+    from gprior import checkpoints, images, operators, priors, solvers, training
+    from gprior.checkpoints import load_prior
+    from gprior.distances import Perceptual
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result
     from gprior.solving import solve
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _ROOMS:
         return importlib.import_module(f"gprior.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)

@@ -114,7 +114,7 @@ def demo(out: Out = Path("gprior-demo")) -> None:
     Example:
       gprior demo --out demo
     """
-    from gprior.demo import run
+    from gprior.commands.demo import run
 
     typer.echo(run(out))
 
@@ -168,7 +168,7 @@ def reconstruct(
       gprior reconstruct scan.nii.gz -o out -A circulant:0.1 --simulate
       gprior reconstruct y.npy -o out -A mask:m.png --noise 0.02 --set lr=0.1
     """
-    from gprior.reconstruction import Options, run
+    from gprior.commands.reconstruct import Options, run
 
     options = Options(
         operator=operator,
@@ -197,7 +197,7 @@ def info(prior: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A prior
     Example:
       gprior info phantom-64
     """
-    from gprior.priors.description import describe
+    from gprior.commands.info import describe
 
     typer.echo(describe(prior))
 
@@ -216,7 +216,7 @@ def convert(
     Example:
       gprior convert network.pkl faces.safetensors
     """
-    from gprior.checkpoints.conversion import convert
+    from gprior.commands.convert import convert
 
     typer.echo(convert(source, out))
 
@@ -241,8 +241,8 @@ def sample(
     Example:
       gprior sample phantom-64 -n 16 -o grid.png
     """
-    from gprior.devices import pick_device
-    from gprior.sampling import sample
+    from gprior.commands.devices import pick_device
+    from gprior.commands.sample import sample
 
     typer.echo(sample(prior, out, n, seed, label, truncation, str(pick_device(device.value))))
 
@@ -274,7 +274,7 @@ def train(
     Example:
       gprior train slices/ --out run --resolution 128 --channel-base 8192
     """
-    from gprior.training.command import Options, run
+    from gprior.commands.train import Options, run
 
     options = Options(
         data=data,

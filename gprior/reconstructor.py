@@ -12,11 +12,10 @@ import torch
 from deepinv.models import Reconstructor as DeepinvReconstructor
 from torch import Tensor
 
-from gprior.priors import Prior
-from gprior.priors.layers import ModulatedConv
+from gprior.priors import ModulatedConv, Prior
+from gprior.search import inputs_of
 from gprior.solvers import Solver, find_solver
 from gprior.solving import solve
-from gprior.space import inputs_of
 
 __all__ = ["Reconstructor"]
 

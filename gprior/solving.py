@@ -11,14 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.acquisition import Forward, Leaves, as_leaves
-from gprior.initial import check_init, latents_of
-from gprior.loop import Outcome, Watch
-from gprior.perceptual import choose
-from gprior.priors import Prior
-from gprior.priors.prior import Label
-from gprior.problem import PerceptualTerm, Problem, entries, informative, split
+from gprior.distances import choose
+from gprior.priors import Label, Prior
+from gprior.problem import (
+    Forward,
+    Leaves,
+    PerceptualTerm,
+    Problem,
+    as_leaves,
+    entries,
+    informative,
+    split,
+)
 from gprior.result import Result, best_restart
+from gprior.search import Outcome, Watch, check_init, latents_of
 from gprior.solvers import Solver, find_solver, name_of
 
 __all__ = ["solve"]

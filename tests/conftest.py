@@ -35,9 +35,8 @@ def _tiny_prior(
     resolution: int, channels: int, c_dim: int, dtype: torch.dtype, critic: bool, **config: Any
 ) -> Any:
     # Local imports: `import gprior` is timed by a test of its own.
-    from gprior.features import median_distance
-    from gprior.priors import Discriminator, StyleGAN2
-    from gprior.priors.layers import fold_
+    from gprior.distances import median_distance
+    from gprior.priors import Discriminator, StyleGAN2, fold_
 
     sizes = {"c_dim": c_dim, "channel_base": 128, "channel_max": 16}
     with torch.random.fork_rng():

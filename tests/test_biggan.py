@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 import gprior
-from gprior.priors import BigGAN, load_prior, save_prior
-from gprior.priors.biggan import from_biggan_pytorch, from_huggingface
+from gprior.checkpoints import load_prior, save_prior
+from gprior.checkpoints.biggan import from_biggan_pytorch, from_huggingface
+from gprior.priors import BigGAN
 
 DATA = Path(__file__).parent / "data"
 DEEP, PLAIN = DATA / "biggan_hf" / "deep32", DATA / "biggan_ajbrock" / "res64"

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import gprior
-from gprior.checkpoints import read_checkpoint
+from gprior.checkpoints import load_prior, read_checkpoint, save_prior
 from gprior.checkpoints.inert import tensors_of
 from gprior.cli import main
-from gprior.priors import BigGAN, StyleGAN2, load_prior, save_prior
+from gprior.priors import BigGAN, StyleGAN2
 
 DATA = Path(__file__).parent / "data"
 FILES = {
@@ -150,7 +150,7 @@ def test_the_clamp_of_a_checkpoint_is_reached():
     free = StyleGAN2(**{**loaded("ada clamped").config, "conv_clamp": None})
     state = loaded("ada clamped").state_dict()
     free.load_state_dict(state)
-    from gprior.priors.layers import ready_
+    from gprior.priors import ready_
 
     ready_(free)
     assert (free.freeze().synthesis(arrays["wplus"]) - arrays["img_wplus_const"]).abs().max() > 0.1

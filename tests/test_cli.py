@@ -11,8 +11,8 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from gprior import __version__
+from gprior.checkpoints import save_prior
 from gprior.cli import main
-from gprior.priors import save_prior
 
 COMMANDS = ("demo", "reconstruct", "info", "convert", "sample", "train")
 
@@ -213,7 +213,7 @@ def test_a_file_where_the_folder_should_be(folder, prior_file):
 
 
 def test_out_of_memory_is_told_and_a_bug_is_not_hidden(folder, monkeypatch):
-    import gprior.priors.description as description
+    import gprior.commands.info as description
 
     def fail(error):
         def describe(name):
@@ -243,7 +243,7 @@ def test_info(prior_file):
 
 
 def test_info_counts_parameters(prior_file):
-    from gprior.priors import load_prior
+    from gprior.checkpoints import load_prior
 
     prior = load_prior(prior_file)
     prior.discriminator = None
@@ -271,7 +271,7 @@ def test_installed_entry_point():
 
 
 def test_sparse_is_read_without_pickle(tmp_path):
-    from gprior.arguments import parse_operator
+    from gprior.commands.arguments import parse_operator
 
     np.savez(tmp_path / "evil.npz", format=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="save_npz"):
@@ -281,7 +281,7 @@ def test_sparse_is_read_without_pickle(tmp_path):
 
 
 def test_constants_have_their_fields_types():
-    from gprior.arguments import parse_constants
+    from gprior.commands.arguments import parse_constants
 
     words = ["steps=3", "lr=1e-2", "betas=0.9,0.99", "perceptual=false", "init=mean"]
     found = parse_constants("lbrgm", words)
@@ -299,7 +299,7 @@ def test_constants_have_their_fields_types():
 
 
 def test_records_as_words():
-    from gprior.reconstruction import _words
+    from gprior.commands.reconstruct import _words
 
     assert _words({"seed": 0, "restarts": 1, "noise": None, "on": True, "b": (0.9, 1)}) == (
         "seed 0, restarts 1, noise none, on yes, b 0.9, 1"
@@ -307,7 +307,7 @@ def test_records_as_words():
 
 
 def test_every_option_arrives(monkeypatch, tmp_path):
-    import gprior.reconstruction as module
+    import gprior.commands.reconstruct as module
 
     seen = []
     monkeypatch.setattr(module, "run", lambda *given: seen.append(given) or "done")
@@ -338,7 +338,7 @@ def test_every_option_arrives(monkeypatch, tmp_path):
 
 
 def test_demo_goes_where_it_is_sent(monkeypatch):
-    import gprior.demo as module
+    import gprior.commands.demo as module
 
     seen = []
     monkeypatch.setattr(module, "run", lambda out: seen.append(str(out)) or "table")
@@ -348,7 +348,7 @@ def test_demo_goes_where_it_is_sent(monkeypatch):
 
 
 def test_interrupted_demo_leaves_nothing(monkeypatch, tmp_path):
-    import gprior.demo as module
+    import gprior.commands.demo as module
 
     def stop(*args):
         raise KeyboardInterrupt

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from gprior.baselines import total_variation
-from gprior.demo import Size, problems, run
+from gprior.commands.baselines import total_variation
+from gprior.commands.demo import Size, problems, run
+from gprior.distances import scores
 from gprior.images import STAMP
-from gprior.phantoms import phantoms
-from gprior.scores import scores
+from gprior.training import phantoms
 
 KEYS = [
     "case",
@@ -28,7 +28,7 @@ KEYS = [
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    import gprior.demo as module
+    import gprior.commands.demo as module
 
     out = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +79,7 @@ def test_failures_are_listed(demo):
 
 
 def test_samples_that_are_missing_are_told(tmp_path, monkeypatch):
-    import gprior.demo as module
+    import gprior.commands.demo as module
 
     monkeypatch.setattr(module, "files", lambda package: tmp_path / package)
     with pytest.raises(FileNotFoundError, match="reinstall it"):

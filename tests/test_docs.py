@@ -46,11 +46,11 @@ def test_first_page_has_the_readme_example() -> None:
 
 
 def test_reference_lists_only_members_that_a_class_documents(conf: Any) -> None:
-    listed = conf.own_members("gprior.loop.Adam")
+    listed = conf.own_members("gprior.search.Adam")
     assert "step" in listed
     assert "schedule" not in listed  # a field, whose default is a function
-    assert "initial" in conf.own_members("gprior.space.Space")
-    assert "initial" not in conf.own_members("gprior.space.Z")  # documented in Space
+    assert "initial" in conf.own_members("gprior.search.Space")
+    assert "initial" not in conf.own_members("gprior.search.Z")  # documented in Space
 
 
 def test_undocumented_method_stays_in_the_reference(conf: Any, monkeypatch: Any) -> None:
@@ -97,7 +97,7 @@ def test_page_of_a_method_keeps_the_differences_of_its_module(conf: Any) -> None
     conf.keep_differences(None, "module", "gprior.solvers.lbrgm", None, None, lines)
     assert lines == ["- One."]
     own = ["Title"]
-    conf.keep_differences(None, "module", "gprior.loop", None, None, own)
+    conf.keep_differences(None, "module", "gprior.search.loop", None, None, own)
     assert own == ["Title"]
 
 

@@ -271,7 +271,7 @@ def test_solving_with_classes():
 
 def test_the_native_format_refuses_it(tmp_path):
     with pytest.raises(TypeError, match="BigGAN or StyleGAN2, got Generator"):
-        gprior.priors.save_prior(Generator(Decoder(), 8), tmp_path / "own.safetensors")
+        gprior.checkpoints.save_prior(Generator(Decoder(), 8), tmp_path / "own.safetensors")
 
 
 def test_a_copy_stands_alone():

@@ -21,10 +21,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from gprior.checkpoints import read_checkpoint
+from gprior.checkpoints import load_prior, read_checkpoint
 from gprior.checkpoints.containers import MAGIC
 from gprior.checkpoints.pickles import INSTRUCTIONS, TEXT
-from gprior.priors import load_prior
 
 DATA = Path(__file__).parent / "data"
 TRAINING = DATA / "rosinality" / "size64_training" / "checkpoint.pt"

@@ -21,8 +21,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -30,13 +29,13 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_rescale, set_pixel_data
 
-from gprior import imageformats
 from gprior.images import (
     STAMP,
     ImageFileError,
     default_intensity,
     fit,
     from_unit,
+    raster as imageformats,
     read_image,
     save_png,
     to_unit,

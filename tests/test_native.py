@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gprior
-from gprior.priors import StyleGAN2, embedded, load_prior, save_prior
-from gprior.priors.native import header
+from gprior.checkpoints import embedded, header, load_prior, save_prior
+from gprior.priors import StyleGAN2
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import gprior
-import gprior.perceptual
-from gprior.features import FeatureDistance, feature_distance, median_distance
+import gprior.distances.lpips
+from gprior.distances import (
+    FeatureDistance,
+    feature_distance,
+    median_distance,
+    perceptual_scores,
+    random_distance,
+    random_maps,
+)
+from gprior.distances.lpips import BACKBONES, locate, unit_of
 from gprior.operators import Downsampling, Masking, PartialCirculant
-from gprior.perceptual import BACKBONES, locate, random_distance, random_maps, unit_of
 from gprior.problem import Problem
 from gprior.randomness import normal
-from gprior.scores import perceptual_scores
 from gprior.solvers import CSGM, LBRGM, SOLVERS
-from gprior.training.frechet import random_features
+from gprior.training import random_features
 
 DOUBLE = torch.float64
 nets = pytest.mark.parametrize("net", BACKBONES)
@@ -65,7 +71,7 @@ def weights(backbones):
 def hub(monkeypatch, tmp_path, backbones):
     """Give torch hub a cache of its own; the function puts a backbone into it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(gprior.perceptual, "PAIRS", 3)
+    monkeypatch.setattr(gprior.distances.lpips, "PAIRS", 3)
 
     def place(net):
         path = locate(net)
@@ -215,7 +221,7 @@ def test_loading_draws_no_random_numbers(weights):
 
 
 def test_the_module_imports_neither_torchvision_nor_lpips():
-    code = "import sys, gprior.perceptual; print({'torchvision', 'lpips'} & set(sys.modules))"
+    code = "import sys, gprior.distances.lpips; print({'torchvision', 'lpips'} & set(sys.modules))"
     root = Path(gprior.__file__).parent.parent
     run = [sys.executable, "-c", code]
     found = subprocess.run(run, capture_output=True, text=True, check=True, cwd=root)
@@ -436,7 +442,7 @@ def test_unknown_values_are_refused():
 
 
 def test_names_on_the_command_line():
-    from gprior.arguments import parse_constants
+    from gprior.commands.arguments import parse_constants
 
     for text, value in (("vgg", "vgg"), ("true", True), ("False", False), ("none", None)):
         assert parse_constants("lbrgm", [f"perceptual={text}"]) == {"perceptual": value}

@@ -14,11 +14,11 @@ from gprior.operators import Masking, PartialCirculant
 from gprior.priors import BigGAN
 from gprior.problem import Problem
 from gprior.randomness import generator, normal
-from gprior.samplers import CSA, CMAPackage, Fixed, population_size
+from gprior.search import CSA, CMAPackage, Fixed, inputs_of, population_size
+from gprior.search.space import onto_simplex
 from gprior.solvers import SOLVERS, BasinCMA, find_solver
 from gprior.solvers.basin_cma import nested
-from gprior.space import inputs_of, onto_simplex
-from gprior.transforms import (
+from gprior.solvers.placement import (
     Transformed,
     box,
     covered,
@@ -339,7 +339,7 @@ def test_the_foreground_weighs_every_term(prior):
     weight = mask * 0.7 + 0.3
     square = ((found.x - y).square() * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
     torch.testing.assert_close(found.terms["fidelity"], 255**2 / 2 * square)
-    from gprior.perceptual import choose
+    from gprior.distances import choose
 
     distance, unit = choose(None, prior)
     wanted = distance(found.x, y, weight) / unit

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from scipy import sparse
 
 import gprior
+from gprior.checkpoints import load_prior, save_prior
+from gprior.commands.reconstruct import Options, prepare, run
 from gprior.images import STAMP, read_image, save_png
-from gprior.priors import load_prior, save_prior
-from gprior.reconstruction import Options, prepare, run
 
 FILES = {
     "figure.png",
@@ -304,7 +304,7 @@ def test_full_disk_keeps_the_results_before(options, tmp_path, monkeypatch):
 def test_an_image_that_cannot_be_derived_is_refused_before_the_search(
     options, tmp_path, monkeypatch
 ):
-    import gprior.reconstruction as module
+    import gprior.commands.reconstruct as module
 
     def refuse(*args):
         raise ValueError("no image can be derived")

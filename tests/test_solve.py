@@ -17,14 +17,13 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import gprior
-from gprior.acquisition import Forward
-from gprior.initial import _draw
 from gprior.operators import Downsampling, Masking, PartialCirculant
-from gprior.priors import Prior
-from gprior.priors.wrapped import Wrapped
+from gprior.priors import Prior, Wrapped
+from gprior.problem import Forward
 from gprior.randomness import normal
+from gprior.search import inputs_of
+from gprior.search.start import _draw
 from gprior.solvers import SOLVERS, find_solver
-from gprior.space import inputs_of
 
 # One row per solver: name, constants that make it quick. A new method adds a row.
 ROWS: dict[str, dict[str, Any]] = {
@@ -534,9 +533,9 @@ def test_of_many_classes_some_are_tried(tiny_prior):
 def test_classes_that_are_tried(tiny_prior, monkeypatch):
     """Different ones, other ones for other seeds and restarts; all where N reaches them."""
     prior, seen = tiny_prior(c_dim=6), []
-    monkeypatch.setattr("gprior.initial.CLASSES", 3)
+    monkeypatch.setattr("gprior.search.start.CLASSES", 3)
     monkeypatch.setattr(
-        "gprior.initial._draw",
+        "gprior.search.start._draw",
         lambda problem, c, k: seen.append((c.argmax(1), k)) or _draw(problem, c, k),
     )
     A = PartialCirculant(prior.image_shape, m=0.9, seed=0)

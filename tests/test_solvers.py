@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import gprior
-from gprior.loop import moment
 from gprior.operators import Masking, PartialCirculant
 from gprior.problem import Problem
-from gprior.space import AfterBlock, L1Ball, Noise, Sphere, ZPlus, inputs_of, onto_l1_ball
+from gprior.search import AfterBlock, L1Ball, Noise, Sphere, ZPlus, inputs_of
+from gprior.search.loop import moment
+from gprior.search.space import onto_l1_ball
 
 DOUBLE = torch.float64
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from gprior.priors import AdaptedPrior, Prior, StyleGAN2
-from gprior.priors.layers import fold_
+from gprior.priors import AdaptedPrior, Prior, StyleGAN2, fold_
 
 DOUBLE = torch.float64
 

@@ -14,11 +14,18 @@ import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from gprior.phantoms import CONTRASTS, phantoms
-from gprior.priors import load_prior, save_prior
-from gprior.training.data import folder_set, phantom_set
-from gprior.training.frechet import frechet_distance, random_features
-from gprior.training.trainer import Settings, Trainer, lacking_spread
+from gprior.checkpoints import load_prior, save_prior
+from gprior.training import (
+    CONTRASTS,
+    Settings,
+    Trainer,
+    folder_set,
+    frechet_distance,
+    lacking_spread,
+    phantom_set,
+    phantoms,
+    random_features,
+)
 
 CONFIG = {
     "img_resolution": 16,

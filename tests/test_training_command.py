@@ -10,12 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from gprior.checkpoints import load_prior
 from gprior.cli import main
+from gprior.commands.train import Options, run
 from gprior.images import save_png
-from gprior.phantoms import phantoms
-from gprior.priors import load_prior
-from gprior.training.command import Options, run
-from gprior.training.trainer import Trainer
+from gprior.training import Trainer, phantoms
 
 TINY = {"resolution": 16, "count": 24, "steps": 3, "batch": 4, "channel_max": 8, "z_dim": 8}
 TINY |= {"w_dim": 8, "mapping_layers": 2}

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from gprior.checkpoints.biggan import from_biggan_pytorch, from_huggingface
 from gprior.checkpoints.containers import open_file, read_checkpoint
 from gprior.checkpoints.inert import Node, Stored, tensors_of
+from gprior.checkpoints.native import digest
 from gprior.checkpoints.nvlabs import from_nvlabs, is_network
 from gprior.checkpoints.nvlabs_tf import from_tensorflow
 from gprior.checkpoints.rosinality import from_rosinality
-from gprior.priors.biggan import from_biggan_pytorch, from_huggingface
-from gprior.priors.native import digest
-from gprior.priors.prior import Prior
+from gprior.priors import Prior
 
 __all__ = ["load"]
 

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.priors.layers import ROOT2, ready_
-from gprior.priors.stylegan2 import StyleGAN2
+from gprior.priors import ROOT2, StyleGAN2, ready_
 from gprior.randomness import normal
 
 __all__ = ["Affine", "Layout", "root"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gprior.checkpoints.inert import Node, Stored, tensors_of
 from gprior.checkpoints.layout import Affine, Layout
-from gprior.priors.stylegan2 import StyleGAN2
+from gprior.priors import StyleGAN2
 
 __all__ = ["from_nvlabs", "is_network"]
 

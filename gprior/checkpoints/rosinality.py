@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gprior.checkpoints.layout import Affine, Layout, root
-from gprior.priors.stylegan2 import StyleGAN2
+from gprior.priors import StyleGAN2
 from gprior.randomness import generator
 
 __all__ = ["from_rosinality"]

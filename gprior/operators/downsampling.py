@@ -70,7 +70,7 @@ class Downsampling(Operator):
     Examples
     --------
     >>> import torch
-    >>> from gprior.operators import Downsampling
+    >>> from gprior.operators.downsampling import Downsampling
     >>> Downsampling((1, 2, 4), factor=2, filter="box")(torch.arange(8.0).reshape(1, 1, 2, 4))
     tensor([[[[2.5000, 4.5000]]]])
     """

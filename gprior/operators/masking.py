@@ -80,7 +80,7 @@ class Masking(Operator):
     Examples
     --------
     >>> import torch
-    >>> from gprior.operators import Masking
+    >>> from gprior.operators.masking import Masking
     >>> Masking((1, 2, 4), "half", side="right")(torch.ones(1, 1, 2, 4))
     tensor([[[[1., 1., 0., 0.],
               [1., 1., 0., 0.]]]])

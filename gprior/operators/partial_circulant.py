@@ -79,7 +79,7 @@ class PartialCirculant(Operator):
     Examples
     --------
     >>> import torch
-    >>> from gprior.operators import PartialCirculant
+    >>> from gprior.operators.partial_circulant import PartialCirculant
     >>> A = PartialCirculant((3, 8, 8), m=0.5, seed=1)
     >>> y = A(torch.rand(2, 3, 8, 8))
     >>> y.shape

@@ -2,103 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
+import gprior
 from gprior.priors.adapt import AdaptedPrior
 from gprior.priors.biggan import BigGAN
+from gprior.priors.biggan_layers import Attention as Attention, Block as Block, Norm as Norm
+from gprior.priors.checks import whole as whole
 from gprior.priors.discriminator import Discriminator
 from gprior.priors.generator import Generator
-from gprior.priors.native import is_native, load_native, save_native
-from gprior.priors.prior import Prior
+from gprior.priors.prior import Label, Prior
 from gprior.priors.stylegan2 import StyleGAN2
+from gprior.priors.stylegan2_layers import (
+    ROOT2,
+    ModulatedConv as ModulatedConv,
+    fold_ as fold_,
+    ready_ as ready_,
+)
+from gprior.priors.wrapped import Wrapped as Wrapped
 
 __all__ = [
+    "ROOT2",
     "AdaptedPrior",
     "BigGAN",
     "Discriminator",
     "Generator",
+    "Label",
     "Prior",
     "StyleGAN2",
-    "embedded",
-    "load_prior",
-    "save_prior",
 ]
 
-WEIGHTS = Path(__file__).parent / "weights"
 
-
-def embedded() -> list[str]:
-    """Return the names of the priors that ship with the package.
-
-    >>> "phantom-64" in embedded()
-    True
-    """
-    return sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
-
-
-def find(path_or_name: str | Path) -> Path:
-    """Return the file or folder of a checkpoint, or the file of an embedded prior.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is neither.
-    """
-    path = Path(path_or_name)
-    if path.is_file() or (path / "config.json").is_file():
-        return path
-    if str(path_or_name) in embedded():
-        return WEIGHTS / f"{path_or_name}.safetensors"
-    raise FileNotFoundError(
-        f"prior {str(path_or_name)!r} is neither a file nor an embedded prior; "
-        f"embedded priors are {embedded()}"
-    )
-
-
-def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
-    """Load a prior, frozen and in eval mode.
-
-    Parameters
-    ----------
-    path_or_name : str or Path
-        A checkpoint, in the native format or one that others trained (:doc:`/checkpoints`),
-        the folder of a BigGAN-deep, or the name of an embedded prior. What a file is, is told
-        by its content.
-    device : str
-        Where to put it.
-
-    Returns
-    -------
-    Prior
-        In float32; ``prior.double()`` solves in float64.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file or name; the message lists the names.
-    ValueError
-        If the file is truncated, is not what it says, or is of a kind that is not read.
-
-    Examples
-    --------
-    >>> import gprior
-    >>> prior = gprior.load_prior("phantom-64")
-    >>> prior.image_shape
-    (1, 64, 64)
-    >>> prior.sample(2, seed=0).shape
-    torch.Size([2, 1, 64, 64])
-    """
-    path = find(path_or_name)
-    if is_native(path):
-        prior: Prior = load_native(path)
-    else:
-        from gprior.checkpoints import load  # stands on this package
-
-        prior = load(path)
-    prior.name = path.stem if path.parent == WEIGHTS else str(path)
-    return prior.to(device)
-
-
-def save_prior(prior: Prior, path: str | Path) -> None:
-    """Write a prior (folded, with its discriminator if it has one) in the native format."""
-    save_native(Path(path), prior)
+def __getattr__(name: str) -> Any:
+    """Return what was here before it moved to `gprior.checkpoints`."""
+    if name in ("embedded", "load_prior", "save_prior"):
+        return getattr(gprior.checkpoints, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

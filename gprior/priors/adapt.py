@@ -12,7 +12,7 @@ from torch import Tensor
 from gprior.priors.prior import Prior
 from gprior.priors.wrapped import Wrapped
 
-__all__ = ["AdaptedPrior"]
+__all__ = ["AdaptedPrior", "adapt"]
 
 SIZES = ("resize", "pad", "crop")
 LUMA = (0.299, 0.587, 0.114)
@@ -108,6 +108,14 @@ class AdaptedPrior(Wrapped):
         if self.phase is None:
             return x
         return torch.cat([x[:, :1] * self.phase.cos(), x[:, :1] * self.phase.sin()], 1)
+
+
+def adapt(prior: Prior, image_shape: Sequence[int], **options: Any) -> AdaptedPrior:
+    """Return a prior seen at another image geometry; see `AdaptedPrior`."""
+    return AdaptedPrior(prior, tuple(image_shape), **options)
+
+
+Prior.register_adapter(adapt)
 
 
 def _recolour(x: Tensor, channels: int) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gprior.priors.layers import Conv, Dense
-from gprior.priors.stylegan2 import channels, check_sizes
+from gprior.priors.checks import check_sizes
+from gprior.priors.stylegan2_layers import Conv, Dense, channels
 
 __all__ = ["Discriminator"]
 

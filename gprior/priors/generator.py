@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gprior.priors.checks import State, check_entry, check_shape
 from gprior.priors.prior import Prior
-from gprior.priors.stylegan2 import State, check_entry, check_shape
 from gprior.randomness import generator, normal
 
 __all__ = ["Generator"]

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gprior.randomness import generator
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gprior.priors.adapt import AdaptedPrior
-    from gprior.priors.discriminator import Discriminator
 
-__all__ = ["Label", "Prior"]
+__all__ = ["Critic", "Label", "Prior"]
 
 Label = int | Sequence[int] | Tensor | None
+
+
+class Critic(Protocol):
+    """What a prior's discriminator is to others: features of images, for a distance."""
+
+    config: dict[str, Any]
+
+    def features(self, raw: Tensor) -> list[Tensor]:
+        """Return feature maps of images (B, C, H, W) in [-1, 1], finest first."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Freeze or release its weights."""
 
 
 class Prior(nn.Module):
@@ -37,7 +49,7 @@ class Prior(nn.Module):
         Where it was loaded from, for records.
     record : dict
         What is known about it (data, licence, SHA-256, adaptation): JSON.
-    discriminator : Discriminator or None
+    discriminator : Critic or None
         The network it was trained against, whose features serve as perceptual distance.
     """
 
@@ -46,7 +58,7 @@ class Prior(nn.Module):
     c_dim: int = 0
     name: str = "prior"
     record: dict[str, Any]
-    discriminator: Discriminator | None
+    discriminator: Critic | None
 
     if TYPE_CHECKING:  # what a prior has where its inputs say so
         const: Any  # content: (1, channels, 4, 4)
@@ -158,8 +170,6 @@ class Prior(nn.Module):
         return torch.cat([self(**inputs) for inputs in self._sample_inputs(n, seed, label)])
 
     def _sample_inputs(self, n: int, seed: int, label: Label) -> Iterator[dict[str, Any]]:
-        from gprior.randomness import generator
-
         if self.c_dim and label is None:
             label = [
                 int(torch.randint(self.c_dim, (), generator=generator(seed, "sample-label", i)))
@@ -171,8 +181,13 @@ class Prior(nn.Module):
             z = self.draw([(seed, "sample", row) for row in rows])
             yield {"z": z} if c is None else {"z": z, "c": c[i : i + 32]}
 
-    def adapt(self, image_shape: Sequence[int], **options: Any) -> AdaptedPrior:
+    def adapt(self, image_shape: Sequence[int], **options: Any) -> Prior:
         """Return this prior seen at another image geometry; see `AdaptedPrior`."""
-        from gprior.priors.adapt import AdaptedPrior
+        return self._adapter(self, image_shape, **options)
 
-        return AdaptedPrior(self, tuple(image_shape), **options)
+    _adapter: ClassVar[Callable[..., Prior]]
+
+    @classmethod
+    def register_adapter(cls, adapter: Callable[..., Prior]) -> None:
+        """Set what `adapt` calls, a function of (prior, image_shape) that needs this module."""
+        cls._adapter = staticmethod(adapter)

@@ -49,14 +49,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gprior import transforms
-from gprior.loop import Adam, Watch
-from gprior.objective import Objective
-from gprior.population import Trial
 from gprior.problem import Problem
-from gprior.solvers.populations import OUTSIDE, Plan, Population
-from gprior.solvers.solver import is_whole
-from gprior.space import Space, Variables
+from gprior.search import Adam, Objective, Space, Trial, Variables, Watch
+from gprior.solvers import placement as transforms
+from gprior.solvers.base import is_whole
+from gprior.solvers.population_base import OUTSIDE, Plan, Population
 
 __all__ = ["CMA", "AdamSeeds", "BasinCMA", "CMAAdam"]
 
@@ -156,9 +153,9 @@ class BasinCMA(CMAAdam):
         Whether CMA-ES learns where a member ended, or where it started.
     transform : bool
         First search, with as many steps, how the object is scaled, shifted and brightened, see
-        `gprior.transforms`, from where ``foreground`` or the image y has it. The code has it as
-        ``transform``, and ``Result.diagnostics["uncovered"]`` the share of pixels that it leaves
-        to no one.
+        `gprior.solvers.placement`, from where ``foreground`` or the image y has it. The code has
+        it as ``transform``, and ``Result.diagnostics["uncovered"]`` is the share of pixels that
+        no pixel of the generated image reaches.
     outer, elites, polish
         As for `CMAAdam`.
     population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground

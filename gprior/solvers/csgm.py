@@ -26,12 +26,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
-from gprior.space import Z
+from gprior.search import GRAY_LEVEL, Adam, Init, Objective, Outcome, Watch, Z
+from gprior.solvers.base import Solver
 
 __all__ = ["CSGM"]
 

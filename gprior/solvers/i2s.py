@@ -26,13 +26,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import GRAY_LEVEL, Adam, Held, Init, Noise, Objective, Outcome, Watch, WPlus
+from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
-from gprior.space import Held, Noise, WPlus
 
 __all__ = ["I2S", "I2SPlusPlus"]
 

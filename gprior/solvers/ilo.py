@@ -40,14 +40,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    AfterBlock,
+    Init,
+    L1Ball,
+    Noise,
+    Objective,
+    Outcome,
+    Space,
+    Sphere,
+    Variables,
+    Watch,
+    Z,
+    ZPlus,
+)
+from gprior.solvers.base import Solver
 from gprior.solvers.terms import geodesic_cross, trapezoid
-from gprior.space import AfterBlock, L1Ball, Noise, Space, Sphere, Variables, Z, ZPlus
 
 __all__ = ["ILO"]
 

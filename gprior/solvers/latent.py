@@ -18,15 +18,29 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init, starting_point
-from gprior.lbfgs import minimise_by_lbfgs
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    Content,
+    Filters,
+    Held,
+    Init,
+    Noise,
+    Objective,
+    Outcome,
+    Space,
+    W,
+    Watch,
+    WPlus,
+    Z,
+    ZPlus,
+    minimise_by_lbfgs,
+    starting_point,
+)
+from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
-from gprior.space import Content, Filters, Held, Noise, Space, W, WPlus, Z, ZPlus
 
 __all__ = ["Latent"]
 

@@ -38,13 +38,20 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    Auxiliary,
+    Init,
+    Objective,
+    Outcome,
+    Variables,
+    Watch,
+    WPlus,
+)
+from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
-from gprior.space import Auxiliary, Variables, WPlus
 
 __all__ = ["LBRGM"]
 

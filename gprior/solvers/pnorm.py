@@ -30,14 +30,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    Init,
+    Moment,
+    Objective,
+    Outcome,
+    Space,
+    Variables,
+    Watch,
+)
+from gprior.solvers.base import Solver
 from gprior.solvers.styles import samples_by_class
-from gprior.space import Moment, Space, Variables
 
 __all__ = ["PNorm"]
 

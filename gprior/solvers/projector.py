@@ -27,14 +27,22 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    Init,
+    Moment,
+    Noise,
+    Objective,
+    Outcome,
+    Variables,
+    W,
+    Watch,
+)
+from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
 from gprior.solvers.terms import noise_autocorrelation, trapezoid
-from gprior.space import Moment, Noise, Variables, W
 
 __all__ = ["Projector"]
 

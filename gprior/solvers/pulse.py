@@ -30,13 +30,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import Objective
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import Adam, Init, Noise, Objective, Outcome, Sphere, Watch, ZPlus
+from gprior.solvers.base import Solver
 from gprior.solvers.terms import geodesic_cross, one_cycle_drop
-from gprior.space import Noise, Sphere, ZPlus
 
 __all__ = ["PULSE"]
 

@@ -30,13 +30,21 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Outcome, Watch, rate
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import (
+    GRAY_LEVEL,
+    Filters,
+    Init,
+    Objective,
+    Outcome,
+    Variables,
+    W,
+    Watch,
+    WPlus,
+    rate,
+)
+from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
-from gprior.space import Filters, Variables, W, WPlus
 
 __all__ = ["Robust"]
 

@@ -48,15 +48,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.initial import Init
-from gprior.loop import Adam, Outcome, Watch
-from gprior.objective import GRAY_LEVEL, Objective
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.solvers.solver import Solver
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    Init,
+    Moment,
+    Noise,
+    Objective,
+    Outcome,
+    Space,
+    Variables,
+    Watch,
+)
+from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
 from gprior.solvers.terms import trapezoid
-from gprior.space import Moment, Noise, Space, Variables
 
 __all__ = ["SPHInX"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gprior.imageformats import EXTENSIONS
-from gprior.phantoms import CONTRASTS, phantoms
+from gprior.images import EXTENSIONS
+from gprior.training.head_phantoms import CONTRASTS, phantoms
 
 __all__ = ["ImageSet", "folder_set", "phantom_set"]
 
@@ -69,7 +69,7 @@ def folder_set(
 ) -> ImageSet:
     """Read every image below a folder; its subfolders, if any, are the classes.
 
-    Images are the files with an ending of `gprior.imageformats.EXTENSIONS`. They keep their
+    Images are the files with an ending of `gprior.images.EXTENSIONS`. They keep their
     aspect and are cropped to a square; each is mapped to [0, 1] as `gprior.images.to_unit`
     does by default. One in ten is held out.
 

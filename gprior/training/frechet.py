@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from scipy import linalg
 from torch import Tensor
 
-from gprior.perceptual import random_maps
+from gprior.distances import random_maps
 
 __all__ = ["frechet_distance", "random_features"]
 

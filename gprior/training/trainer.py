@@ -22,11 +22,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.features import median_distance
+from gprior.distances import median_distance
 from gprior.files import atomic_write
-from gprior.priors.discriminator import Discriminator
-from gprior.priors.layers import fold_
-from gprior.priors.stylegan2 import StyleGAN2
+from gprior.priors import Discriminator, StyleGAN2, fold_
 from gprior.randomness import generator
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features

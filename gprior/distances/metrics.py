@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gprior.perceptual import locate, on_this_machine, random_distance
+from gprior.distances.lpips import locate, on_this_machine, random_distance
 
 __all__ = ["perceptual_scores", "scores"]
 

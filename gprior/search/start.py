@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.objective import Objective, total
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.randomness import generator
-from gprior.space import Variables, inputs_of, join, take
+from gprior.search.objective import Objective, total
+from gprior.search.space import Variables, inputs_of, join, take
 
 __all__ = ["Init", "candidates", "check_init", "latents_of", "starting_point"]
 

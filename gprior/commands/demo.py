@@ -21,18 +21,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gprior.baselines import total_variation
+from gprior.checkpoints import load_prior
+from gprior.commands.baselines import total_variation
+from gprior.commands.report import Case, Panel, Section, Table, write_figure, write_report
+from gprior.commands.staging import staged
+from gprior.distances import scores
 from gprior.files import write_json
 from gprior.images import STAMP, fit, read_image, to_unit
 from gprior.operators import Downsampling, Masking, Operator, PartialCirculant
-from gprior.phantoms import CONTRASTS, phantoms
-from gprior.priors import Prior, load_prior
+from gprior.priors import Prior
 from gprior.randomness import generator
-from gprior.report import Case, Panel, Section, Table, write_figure, write_report
 from gprior.result import Result
-from gprior.scores import scores
 from gprior.solving import solve
-from gprior.staging import staged
+from gprior.training import CONTRASTS, phantoms
 
 __all__ = ["Size", "problems", "real_images", "run"]
 

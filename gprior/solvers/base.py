@@ -9,13 +9,21 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gprior.initial import Init, starting_point, tried
-from gprior.loop import Optimizer, Outcome, Watch, minimise
-from gprior.objective import Objective
-from gprior.perceptual import check_perceptual
+from gprior.distances import check_perceptual
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.space import Space, Variables
+from gprior.search import (
+    Init,
+    Objective,
+    Optimizer,
+    Outcome,
+    Space,
+    Variables,
+    Watch,
+    minimise,
+    starting_point,
+    tried,
+)
 
 __all__ = ["Solver"]
 
@@ -34,7 +42,7 @@ class Solver:
         (pseudo-inverse image -> latents).
     perceptual : bool, str, callable or None
         None applies the perceptual term where the measurement is an image; True insists;
-        False drops it. A name in `gprior.perceptual.NAMES`, a `gprior.Perceptual` or a
+        False drops it. A name in `gprior.distances.NAMES`, a `gprior.Perceptual` or a
         callable (images in [0, 1] -> list of feature maps) insists and chooses the features.
     max_batch : int
         Rows (images times restarts) through the generator at once; it changes memory and

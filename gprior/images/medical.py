@@ -1,6 +1,6 @@
 """DICOM and NIfTI: one slice in, one derived slice out, at its true place in the patient.
 
-As the plain formats in `gprior.imageformats`: a reader that makes an `ImageFile`, and an encoder
+As the plain formats in `gprior.images.raster`: a reader that makes an `ImageFile`, and an encoder
 that makes the bytes of a derived file from new pixels on the same grid.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gprior.imageformats import (
+from gprior.images.raster import (
     CONVERT,
     MAX_PIXELS,
     ImageFile,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gprior.priors import load_prior, save_prior
-from gprior.priors.description import describe
+from gprior.checkpoints import load_prior, save_prior
+from gprior.commands.info import describe
 
 __all__ = ["convert"]
 

@@ -16,11 +16,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gprior.loop import Outcome, Watch
 from gprior.problem import Problem, entries
 from gprior.randomness import normal
-from gprior.samplers import Sampler
-from gprior.space import Variables, take
+from gprior.search.evolution import Sampler
+from gprior.search.loop import Outcome, Watch
+from gprior.search.space import Variables, take
 
 __all__ = ["Flock", "Trial", "Vary", "evolve", "redraw"]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from gprior.checkpoints import load_prior
 from gprior.files import write_bytes
-from gprior.imageformats import encode_pixels, to_stored
-from gprior.priors import BigGAN, StyleGAN2, load_prior
+from gprior.images import encode_pixels, to_stored
+from gprior.priors import BigGAN, StyleGAN2
 
 __all__ = ["sample"]
 

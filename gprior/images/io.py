@@ -6,7 +6,8 @@
     ...                                                 # reconstruct x
     write_like("out.dcm", unfit(x, record), image, intensity, "lbrgm")
 
-The formats are in `gprior.imageformats` and `gprior.medical`, `fit` and `unfit` in `gprior.grids`.
+The formats are in `gprior.images.raster` and `gprior.images.medical`; `fit` and `unfit` in
+`gprior.images.resize`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gprior import imageformats, medical
 from gprior.files import restate, write_bytes
-from gprior.grids import fit, unfit
-from gprior.imageformats import CONVERT, EXTENSIONS, ImageFile, ImageFileError, guarded
-from gprior.medical import STAMP
+from gprior.images import medical, raster as imageformats
+from gprior.images.medical import STAMP
+from gprior.images.raster import CONVERT, EXTENSIONS, ImageFile, ImageFileError, guarded
+from gprior.images.resize import fit, unfit
 
 __all__ = [
     "STAMP",

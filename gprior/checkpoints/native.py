@@ -18,11 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from gprior.files import write_bytes
-from gprior.priors.biggan import BigGAN
-from gprior.priors.discriminator import Discriminator
-from gprior.priors.layers import fold_, ready_
-from gprior.priors.prior import Prior
-from gprior.priors.stylegan2 import StyleGAN2
+from gprior.priors import BigGAN, Discriminator, Prior, StyleGAN2, fold_, ready_
 
 __all__ = ["ARCHITECTURES", "header", "is_native", "load_native", "save_native", "skeleton"]
 
@@ -78,7 +74,7 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     if not looks_native(path):
         raise ValueError(
             f"{path} is not a checkpoint that gprior reads: its native format is .safetensors, "
-            "as `gprior train` and gprior.priors.save_prior write it"
+            "as `gprior train` and gprior.checkpoints.save_prior write it"
         )
     try:
         with safe_open(path, "pt") as file:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.acquisition import Forward, Leaves
-from gprior.features import FeatureDistance, feature_distance
+from gprior.distances import FeatureDistance, feature_distance
 from gprior.priors import Prior
+from gprior.problem.forward import Forward, Leaves
 from gprior.randomness import generator
 
 __all__ = ["PerceptualTerm", "Problem", "informative", "split"]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gprior.priors.biggan_layers import Attention, Norm
+from gprior.priors import Attention, Norm
 
 __all__ = ["BigGANPyTorch", "HuggingFace", "Reader"]
 

@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gprior import __version__
 from gprior.files import atomic_write, write_text
-from gprior.imageformats import encode_pixels, to_stored
-from gprior.images import STAMP
+from gprior.images import STAMP, encode_pixels, to_stored
 
 __all__ = ["Case", "Panel", "Section", "Table", "encode_png", "write_figure", "write_report"]
 

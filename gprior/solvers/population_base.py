@@ -10,15 +10,36 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from gprior.initial import Init, tried
-from gprior.loop import Adam, Outcome, Watch, minimise
-from gprior.objective import GRAY_LEVEL, Objective
-from gprior.population import Flock, Trial, evolve, redraw
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.samplers import CSA, CMAPackage, Fixed, Sampler, population_size
-from gprior.solvers.solver import Solver, is_whole
-from gprior.space import Box, Simplex, Space, Variables, Z, ZClass, ZEmbedding, take
+from gprior.search import (
+    CSA,
+    GRAY_LEVEL,
+    Adam,
+    Box,
+    CMAPackage,
+    Fixed,
+    Flock,
+    Init,
+    Objective,
+    Outcome,
+    Sampler,
+    Simplex,
+    Space,
+    Trial,
+    Variables,
+    Watch,
+    Z,
+    ZClass,
+    ZEmbedding,
+    evolve,
+    minimise,
+    population_size,
+    redraw,
+    take,
+    tried,
+)
+from gprior.solvers.base import Solver, is_whole
 
 __all__ = ["Plan", "Population", "weighted"]
 

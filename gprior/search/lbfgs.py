@@ -13,10 +13,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from gprior.loop import Outcome, Watch, descend, evaluate, finite, moment
-from gprior.objective import Objective
 from gprior.problem import Problem
-from gprior.space import Space, Variables, take
+from gprior.search.loop import Outcome, Watch, descend, evaluate, finite, moment
+from gprior.search.objective import Objective
+from gprior.search.space import Space, Variables, take
 
 __all__ = ["minimise_by_lbfgs"]
 
@@ -35,7 +35,7 @@ def minimise_by_lbfgs(
 ) -> Outcome:
     """Minimise the objective over a space without constraints, each row for itself.
 
-    Arguments and result are those of `gprior.loop.minimise`; ``steps`` bounds the
+    Arguments and result are those of `gprior.search.minimise`; ``steps`` bounds the
     evaluations of a row, and a row may also stop as ``"converged"``.
     """
     rows = torch.arange(len(problem), device=problem.image.device)

@@ -23,16 +23,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.acquisition import Forward
-from gprior.loop import Optimizer, Outcome, Watch, minimise
-from gprior.objective import Objective, total
-from gprior.population import Flock, Trial, evolve
-from gprior.priors import Prior
-from gprior.priors.wrapped import Wrapped
-from gprior.problem import Problem
+from gprior.priors import Prior, Wrapped
+from gprior.problem import Forward, Problem
 from gprior.randomness import generator, normal
-from gprior.samplers import CSA, population_size
-from gprior.space import Moment, Space, Variables
+from gprior.search import (
+    CSA,
+    Flock,
+    Moment,
+    Objective,
+    Optimizer,
+    Outcome,
+    Space,
+    Trial,
+    Variables,
+    Watch,
+    evolve,
+    minimise,
+    population_size,
+    total,
+)
 
 __all__ = [
     "Transformed",
@@ -329,7 +338,7 @@ def search(
     trial : callable
         From `through` or `framed`.
     generations, at_once, watch
-        As for `gprior.population.evolve`.
+        As for `gprior.search.evolve`.
 
     Returns
     -------

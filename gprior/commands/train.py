@@ -15,12 +15,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from gprior.devices import pick_device
+from gprior.checkpoints import save_prior
+from gprior.commands.devices import pick_device
 from gprior.files import restate, write_json, write_text
-from gprior.priors import save_prior
-from gprior.training.data import ImageSet, folder_set, phantom_set
-from gprior.training.pictures import draw_curve, draw_samples
-from gprior.training.trainer import Settings, Trainer
+from gprior.training import (
+    ImageSet,
+    Settings,
+    Trainer,
+    draw_curve,
+    draw_samples,
+    folder_set,
+    phantom_set,
+)
 
 __all__ = ["Options", "run"]
 

@@ -13,20 +13,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gprior import __version__
-from gprior.acquisition import Forward
-from gprior.arguments import parse_constants, parse_intensity, parse_operator, read_measurements
-from gprior.devices import pick_device
+from gprior.checkpoints import load_prior
+from gprior.commands.arguments import (
+    parse_constants,
+    parse_intensity,
+    parse_operator,
+    read_measurements,
+)
+from gprior.commands.devices import pick_device
+from gprior.commands.report import (
+    Case,
+    Panel,
+    Section,
+    Table,
+    encode_png,
+    write_figure,
+    write_report,
+)
+from gprior.commands.staging import staged
+from gprior.distances import scores
 from gprior.files import atomic_write, write_bytes, write_json
-from gprior.imageformats import EXTENSIONS
-from gprior.images import STAMP, ImageFile, fit, read_image, to_unit, unfit, write_like
-from gprior.priors import Prior, load_prior
-from gprior.problem import informative
+from gprior.images import EXTENSIONS, STAMP, ImageFile, fit, read_image, to_unit, unfit, write_like
+from gprior.priors import Prior
+from gprior.problem import Forward, informative
 from gprior.randomness import normal
-from gprior.report import Case, Panel, Section, Table, encode_png, write_figure, write_report
 from gprior.result import Result
-from gprior.scores import scores
 from gprior.solving import solve
-from gprior.staging import staged
 
 __all__ = ["Options", "run"]
 
@@ -41,7 +53,7 @@ class Options:
     Attributes
     ----------
     operator : str
-        See `gprior.arguments.parse_operator`.
+        See `gprior.commands.arguments.parse_operator`.
     solver, prior : str
         Names; the prior may be a file.
     simulate : bool

@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gprior.acquisition import Leaves
-from gprior.objective import Objective, Terms, total
-from gprior.problem import Problem
+from gprior.problem import Leaves, Problem
 from gprior.randomness import normal
-from gprior.space import Moment, Space, Variables, detach, inputs_of, take
+from gprior.search.objective import Objective, Terms, total
+from gprior.search.space import Moment, Space, Variables, detach, inputs_of, take
 
 __all__ = ["Adam", "Optimizer", "Outcome", "Watch", "minimise"]
 

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.acquisition import Leaves
-from gprior.problem import Problem
-from gprior.space import Variables
+from gprior.problem import Leaves, Problem
+from gprior.search.space import Variables
 
 __all__ = ["GRAY_LEVEL", "Objective", "Terms"]
 

@@ -13,10 +13,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-__all__ = ["Conv", "Dense", "ModulatedConv", "blur", "fold_", "ready_", "upsample"]
+__all__ = ["Conv", "Dense", "ModulatedConv", "blur", "channels", "fold_", "ready_", "upsample"]
 
 SLOPE = 0.2
 ROOT2 = math.sqrt(2.0)
+
+
+def channels(resolution: int, base: int, most: int) -> int:
+    """Feature maps of the block at a resolution: base / resolution, at most ``most``."""
+    return max(min(base // resolution, most), 1)
 
 
 def blur(x: Tensor, pad: int, gain: float = 1.0, stride: int = 1) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from gprior.priors import BigGAN, Prior, StyleGAN2, find, load_prior
-from gprior.priors.native import digest, header, is_native, skeleton
+from gprior.checkpoints import digest, find, header, is_native, load_prior, skeleton
+from gprior.priors import BigGAN, Prior, StyleGAN2
 
 __all__ = ["describe"]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gprior.features import FeatureDistance, median_distance
+from gprior.distances.features import FeatureDistance, median_distance
 from gprior.priors import Prior
 from gprior.randomness import generator
 

@@ -1,0 +1,85 @@
+"""From a name or a path to a prior, and back to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gprior.checkpoints.formats import load
+from gprior.checkpoints.native import is_native, load_native, save_native
+from gprior.priors import Prior
+
+__all__ = ["embedded", "find", "load_prior", "save_prior"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def embedded() -> list[str]:
+    """Return the names of the priors that ship with the package.
+
+    >>> "phantom-64" in embedded()
+    True
+    """
+    return sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
+
+
+def find(path_or_name: str | Path) -> Path:
+    """Return the file or folder of a checkpoint, or the file of an embedded prior.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    """
+    path = Path(path_or_name)
+    if path.is_file() or (path / "config.json").is_file():
+        return path
+    if str(path_or_name) in embedded():
+        return WEIGHTS / f"{path_or_name}.safetensors"
+    raise FileNotFoundError(
+        f"prior {str(path_or_name)!r} is neither a file nor an embedded prior; "
+        f"embedded priors are {embedded()}"
+    )
+
+
+def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
+    """Load a prior, frozen and in eval mode.
+
+    Parameters
+    ----------
+    path_or_name : str or Path
+        A checkpoint, in the native format or one that others trained (:doc:`/checkpoints`),
+        the folder of a BigGAN-deep, or the name of an embedded prior. What a file is, is told
+        by its content.
+    device : str
+        Where to put it.
+
+    Returns
+    -------
+    Prior
+        In float32; ``prior.double()`` solves in float64.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or name; the message lists the names.
+    ValueError
+        If the file is truncated, is not what it says, or is of a kind that is not read.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> prior = gprior.load_prior("phantom-64")
+    >>> prior.image_shape
+    (1, 64, 64)
+    >>> prior.sample(2, seed=0).shape
+    torch.Size([2, 1, 64, 64])
+    """
+    path = find(path_or_name)
+    prior: Prior = load_native(path) if is_native(path) else load(path)
+    prior.name = path.stem if path.parent == WEIGHTS else str(path)
+    return prior.to(device)
+
+
+def save_prior(prior: Prior, path: str | Path) -> None:
+    """Write a prior (folded, with its discriminator if it has one) in the native format."""
+    save_native(Path(path), prior)

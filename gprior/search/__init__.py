@@ -1,0 +1,87 @@
+"""How it is solved: spaces, objectives, starting points and loops."""
+
+from __future__ import annotations
+
+from gprior.search.evolution import CSA, CMAPackage, Fixed, Sampler, population_size
+from gprior.search.lbfgs import minimise_by_lbfgs
+from gprior.search.loop import Adam, Optimizer, Outcome, Watch, minimise, rate as rate
+from gprior.search.objective import GRAY_LEVEL, Objective, total as total
+from gprior.search.population import Flock, Trial, evolve, redraw
+from gprior.search.space import (
+    AfterBlock,
+    Auxiliary,
+    Bound,
+    Box,
+    Content,
+    Filters,
+    Held,
+    L1Ball,
+    Moment,
+    Noise,
+    Simplex,
+    Space,
+    Sphere,
+    Variables,
+    W,
+    WPlus,
+    Z,
+    ZClass,
+    ZEmbedding,
+    ZPlus,
+    inputs_of,
+    take as take,
+)
+from gprior.search.start import (
+    Init,
+    candidates,
+    check_init,
+    latents_of,
+    starting_point,
+    tried as tried,
+)
+
+__all__ = [
+    "CSA",
+    "GRAY_LEVEL",
+    "Adam",
+    "AfterBlock",
+    "Auxiliary",
+    "Bound",
+    "Box",
+    "CMAPackage",
+    "Content",
+    "Filters",
+    "Fixed",
+    "Flock",
+    "Held",
+    "Init",
+    "L1Ball",
+    "Moment",
+    "Noise",
+    "Objective",
+    "Optimizer",
+    "Outcome",
+    "Sampler",
+    "Simplex",
+    "Space",
+    "Sphere",
+    "Trial",
+    "Variables",
+    "W",
+    "WPlus",
+    "Watch",
+    "Z",
+    "ZClass",
+    "ZEmbedding",
+    "ZPlus",
+    "candidates",
+    "check_init",
+    "evolve",
+    "inputs_of",
+    "latents_of",
+    "minimise",
+    "minimise_by_lbfgs",
+    "population_size",
+    "redraw",
+    "starting_point",
+]

@@ -1,0 +1,102 @@
+"""The methods by their names. A new one is a file of its own, and a row here."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from gprior.priors import Prior
+from gprior.solvers.base import Solver
+from gprior.solvers.basin_cma import CMA, AdamSeeds, BasinCMA, CMAAdam
+from gprior.solvers.brgm import BRGM
+from gprior.solvers.csgm import CSGM
+from gprior.solvers.i2s import I2S, I2SPlusPlus
+from gprior.solvers.ilo import ILO
+from gprior.solvers.latent import Latent
+from gprior.solvers.lbrgm import LBRGM
+from gprior.solvers.pnorm import PNorm
+from gprior.solvers.projector import Projector
+from gprior.solvers.pulse import PULSE
+from gprior.solvers.robust import Robust
+from gprior.solvers.sphinx import SPHInX
+
+__all__ = ["SOLVERS", "find_solver", "name_of"]
+
+SOLVERS: dict[str, type[Solver]] = {
+    "lbrgm": LBRGM,
+    "brgm": BRGM,
+    "csgm": CSGM,
+    "pulse": PULSE,
+    "projector": Projector,
+    "i2s": I2S,
+    "i2s++": I2SPlusPlus,
+    "pnorm": PNorm,
+    "ilo": ILO,
+    "sphinx": SPHInX,
+    "latent": Latent,
+    "robust": Robust,
+    "adam": AdamSeeds,
+    "cma": CMA,
+    "cma+adam": CMAAdam,
+    "basincma": BasinCMA,
+}
+
+
+def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, Any]) -> Solver:
+    """Return the solver that was asked for, with the constants that were given.
+
+    Parameters
+    ----------
+    solver : str, Solver or None
+        A name in `SOLVERS`, an instance, or None for ``"lbrgm"`` where the prior has a W
+        space and ``"csgm"`` elsewhere.
+    prior : Prior
+        The prior it is to work with.
+    constants : dict
+        Values of the solver's fields.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the prior lacks an input that the method needs; the
+        message lists the names that work.
+    TypeError
+        If a constant is no field of the solver, or an instance is given constants.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> find_solver("lbrgm", gprior.load_prior("phantom-64"), {"lr": 0.05}).lr
+    0.05
+    """
+    works = [name for name, kind in SOLVERS.items() if kind.needs <= prior.inputs]
+    if isinstance(solver, Solver):
+        if constants:
+            raise TypeError(
+                f"constants {sorted(constants)} go with a solver's name; this solver is an "
+                "instance: set its fields instead"
+            )
+        found = solver
+    else:
+        name = solver or ("lbrgm" if "lbrgm" in works else "csgm")
+        if name not in SOLVERS:
+            raise ValueError(f"solver {name!r} is unknown; solvers are {sorted(SOLVERS)}")
+        kind = SOLVERS[name]
+        valid = [f.name for f in fields(kind)]
+        wrong = sorted(set(constants) - set(valid))
+        if wrong:
+            raise TypeError(f"{name} has no constant {wrong}; its constants are {sorted(valid)}")
+        found = kind(**constants)
+    lacking = sorted(found.required() - prior.inputs)
+    if lacking:
+        raise ValueError(
+            f"{type(found).__name__} needs the inputs {lacking}, which this prior lacks; "
+            f"solvers that work with it are {works}"
+        )
+    return found.on(prior)
+
+
+def name_of(solver: Solver) -> str:
+    """Return the name of a solver in `SOLVERS`, or of its class if it is one's own."""
+    names = {kind: name for name, kind in SOLVERS.items()}
+    return names.get(type(solver), type(solver).__name__.lower())
