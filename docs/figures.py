@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gprior.scores import scores
-from gprior.transforms import transform
 from torch import Tensor
 
 import gprior
-from gprior.training.pictures import draw_curve
+from gprior.distances import scores
+from gprior.solvers.placement import transform
+from gprior.training import draw_curve
 
 HERE = Path(__file__).parent
 SIZE = 1.5  # inches per image

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "InputError": "gprior.checks",
+    "InputTypeError": "gprior.checks",
     "Perceptual": "gprior.distances",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
@@ -23,6 +25,8 @@ _HOME = {
 _ROOMS = ("checkpoints", "images", "operators", "priors", "solvers", "training")
 
 __all__ = [
+    "InputError",
+    "InputTypeError",
     "Perceptual",
     "Reconstructor",
     "Result",
@@ -39,6 +43,7 @@ __all__ = [
 if TYPE_CHECKING:
     from gprior import checkpoints, images, operators, priors, solvers, training
     from gprior.checkpoints import load_prior
+    from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result

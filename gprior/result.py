@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.files import write_bytes, write_text
 
 __all__ = ["Result"]
@@ -121,7 +122,7 @@ class Result:
         """
         path = Path(path)
         if path.suffix != ".safetensors":
-            raise ValueError(f"path must end in .safetensors, got {path.name!r}")
+            raise InputError(f"path must end in .safetensors, got {path.name!r}")
         tensors = {name: getattr(self, name) for name in ARRAYS}
         tensors |= {f"latents.{k}": v for k, v in self.latents.items()}
         tensors |= {f"terms.{k}": v for k, v in self.terms.items()}
@@ -141,13 +142,13 @@ class Result:
             If the file is truncated or is no result.
         """
         if Path(path).is_dir():
-            raise ValueError(f"{path} is no whole gprior result: it is a folder")
+            raise InputError(f"{path} is no whole gprior result: it is a folder")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             if metadata.get("format") != FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+                raise InputError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
             facts = json.loads(metadata["gprior"])
             kept = {k: facts[k] for k in FACTS}
             return cls(
@@ -159,7 +160,7 @@ class Result:
                 features=facts.get("features"),  # which earlier files lack
             )
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no whole gprior result: {error}") from error
+            raise InputError(f"{path} is no whole gprior result: {error}") from error
 
 
 ARRAYS = ("x", "loss", "criterion", "history", "evaluations")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.distances import choose
 from gprior.priors import Label, Prior
 from gprior.problem import (
@@ -131,12 +132,12 @@ def solve(
         method = replace(method, init=init)
     check_init(method.init)
     if not isinstance(restarts, int) or restarts < 1:
-        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
+        raise InputError(f"restarts must be a positive integer, got {restarts!r}")
     leaves, B = _measurements(y, prior)
     free = max(prior.c_dim, 1) if label is None else 1
     if budget is not None:
         if "steps" in constants:
-            raise ValueError("give either budget or steps, not both")
+            raise InputError("give either budget or steps, not both")
         method = method.within(budget, restarts, free)
     forward = Forward(A, prior.image_shape, prior.like, B, per_image)
     seeds = _seeds(seed, B)
@@ -162,16 +163,16 @@ def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
         leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
         leaves.append(leaf.to(device=like.device, dtype=kind))
         if leaf.ndim < 2:
-            raise ValueError(f"y must have a batch dimension, (B, ...), got {tuple(leaf.shape)}")
+            raise InputError(f"y must have a batch dimension, (B, ...), got {tuple(leaf.shape)}")
         if not bool(leaf.isfinite().all()):
             bad = int((~leaf.isfinite()).sum())
-            raise ValueError(
+            raise InputError(
                 f"y must be finite, but {bad} of {leaf.numel()} entries are NaN or infinite; "
                 "remove them with a mask operator"
             )
     sizes = {len(leaf) for leaf in leaves}
     if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"y must have one batch size of at least 1, got {sorted(sizes)}")
+        raise InputError(f"y must have one batch size of at least 1, got {sorted(sizes)}")
     return leaves, sizes.pop()
 
 
@@ -181,10 +182,10 @@ def _guess(problem: Problem, restarts: int) -> Tensor:
     Held-out entries are 0, as of an empty image, to stay unseen.
     """
     if len(problem.y) != 1:
-        raise ValueError("an encoder or classifier needs a measurement of one tensor; pass latents")
+        raise InputError("an encoder or classifier needs a measurement of one tensor; pass latents")
     found = problem.forward.pseudo_inverse((problem.y[0] * (1 - problem.held[0]))[::restarts])
     if found is None:
-        raise ValueError("an encoder or classifier needs an A with a pseudo-inverse; pass latents")
+        raise InputError("an encoder or classifier needs an A with a pseudo-inverse; pass latents")
     return found.to(problem.prior.like)
 
 
@@ -194,7 +195,7 @@ def _classified(label: Callable[[Tensor], Tensor], images: Tensor, prior: Prior)
         found = torch.as_tensor(label(images)).to(prior.like)
     proper = found.shape == (len(images), prior.c_dim) and bool((found >= 0).all())
     if not proper or not torch.allclose(found.sum(1), found.new_ones(()), atol=1e-3):
-        raise ValueError(
+        raise InputError(
             "label as a callable must return probabilities of shape "
             f"({len(images)}, {prior.c_dim}), rows that sum to 1, got shape {tuple(found.shape)}"
         )
@@ -206,7 +207,7 @@ def _seeds(seed: int | Sequence[int], images: int) -> list[int]:
         return [int(seed)] * images
     seeds = [int(s) for s in seed]  # type: ignore[union-attr]
     if len(seeds) != images:
-        raise ValueError(f"seed must be one or one per image ({images}), got {len(seeds)}")
+        raise InputError(f"seed must be one or one per image ({images}), got {len(seeds)}")
     return seeds
 
 
@@ -229,12 +230,12 @@ def _problem(
     expected = [tuple(leaf.shape) for leaf in measured]
     given = [tuple(leaf.shape) for leaf in y]
     if expected != given:
-        raise ValueError(
+        raise InputError(
             f"y must have the shape of A's measurements of {B} images {prior.image_shape}: "
             f"expected {expected}, got {given}"
         )
     if not all(leaf.requires_grad for leaf in measured):
-        raise ValueError("A must be differentiable: no gradient passes from A(x) to x")
+        raise InputError("A must be differentiable: no gradient passes from A(x) to x")
     masks = informative(forward, y, image)
     fit, held, sigma = _rule(stop, noise_std, forward, masks, seeds, prior)
     rows = image.repeat_interleave(restarts)
@@ -261,27 +262,27 @@ def _rule(
 ) -> tuple[Leaves, Leaves, Tensor]:
     """Resolve the stopping rule: fit and held-out masks, and sigma (B,), NaN where unused."""
     if stop not in RULES:
-        raise ValueError(f"stop must be one of {RULES}, got {stop!r}")
+        raise InputError(f"stop must be one of {RULES}, got {stop!r}")
     B = len(seeds)
     known = forward.noise_std() if noise_std is None else torch.as_tensor(noise_std).flatten()
     if known is None:
         known = torch.full((B,), torch.nan)
     elif noise_std is not None and not bool((known > 0).all() & known.isfinite().all()):
-        raise ValueError(
+        raise InputError(
             f"noise_std must be positive and finite, got {known.tolist()}; leave it None where "
             "it is unknown"
         )
     if known.numel() not in (1, B):
-        raise ValueError(f"noise_std must be one or one per image ({B}), got {known.numel()}")
+        raise InputError(f"noise_std must be one or one per image ({B}), got {known.numel()}")
     sigma = torch.where(known > 0, known, torch.nan).to(prior.like).expand(B)
     if stop == "discrepancy" and not bool(sigma.isfinite().all()):
-        raise ValueError("stop='discrepancy' needs noise_std, or an A with Gaussian noise")
+        raise InputError("stop='discrepancy' needs noise_std, or an A with Gaussian noise")
     if stop in ("holdout", "fixed"):
         sigma = torch.full_like(sigma, torch.nan)
     wanted = sigma.isnan() & (stop != "fixed")
     fit, held = split(masks, seeds, prior.image_shape[0] == 2, wanted)
     if stop == "holdout" and not bool((entries(held) > 0).all()):
-        raise ValueError("stop='holdout' needs more entries in y: 200 must remain for the fit")
+        raise InputError("stop='holdout' needs more entries in y: 200 must remain for the fit")
     return fit, held, sigma
 
 
@@ -295,7 +296,7 @@ def _perceptual(method: Solver, prior: Prior, forward: Forward, y: Leaves) -> Pe
     if len(y) != 1 or y[0].ndim != 4 or y[0].is_complex():
         if wanted is None:
             return None
-        raise ValueError("perceptual needs a measurement that is one batch of images")
+        raise InputError("perceptual needs a measurement that is one batch of images")
     found = choose(wanted, prior)
     return None if found is None else PerceptualTerm(*found)
 

@@ -24,6 +24,7 @@ TOOLS = ("randomness", "files", "checks")
 MAY_IMPORT = {
     "randomness": (),
     "files": (),
+    "checks": (),
     "operators": TOOLS,
     "priors": TOOLS,
     "checkpoints": (*TOOLS, "priors"),
@@ -40,8 +41,8 @@ MAY_IMPORT = {
         *TOOLS, "operators", "priors", "checkpoints", "images", "distances", "problem", "solvers",
         "result", "solving", "training",
     ),
-    "cli": ("commands",),
-    "__init__": ("checkpoints", "distances", "reconstructor", "result", "solving"),
+    "cli": ("checks", "commands"),
+    "__init__": ("checks", "checkpoints", "distances", "reconstructor", "result", "solving"),
 }  # fmt: skip
 # What a room hides from others: they import from the room itself. Documented parts of it, and the
 # commands, which are imported when they run, are the exceptions.
@@ -100,7 +101,7 @@ def test_the_rules_have_no_circle():
     seen: list[str] = []
     for room, below in MAY_IMPORT.items():
         if room != "__init__":
-            assert set(below) <= set(seen) | {"checks", *seen}, f"{room} is above what it imports"
+            assert set(below) <= set(seen), f"{room} is above what it imports"
         seen.append(room)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gprior.checkpoints.biggan_readers import BigGANPyTorch, HuggingFace
+from gprior.checks import InputError
 from gprior.priors import BigGAN, Block, whole
 
 __all__ = ["from_biggan_pytorch", "from_huggingface"]
@@ -55,7 +56,7 @@ def from_huggingface(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     )
     side = prior.image_shape[1]
     if _number(config, "output_dim") != side:
-        raise ValueError(f"config: layers make {side} pixels, output_dim is {config['output_dim']}")
+        raise InputError(f"config: layers make {side} pixels, output_dim is {config['output_dim']}")
     read = HuggingFace(tensors)
     embeddings = read("embeddings.weight", prior.embed_dim, prior.c_dim)
     prior.class_embedding = nn.Parameter(embeddings.t().contiguous())
@@ -159,7 +160,7 @@ def _layers(config: Mapping[str, Any]) -> list[tuple[bool, int, int]]:
         if not found or not chained or found[-1][2] != 1:
             raise ValueError
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             "config: layers must be a list of [up, in, out] with in that of the layer before and "
             f"a last out of 1, got {str(layers)[:200]}"
         ) from error

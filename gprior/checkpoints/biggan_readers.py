@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gprior.checks import InputError
 from gprior.priors import Attention, Norm
 
 __all__ = ["BigGANPyTorch", "HuggingFace", "Reader"]
@@ -34,7 +35,7 @@ class Reader:
         """Return the shape of a tensor from which the architecture is derived."""
         found = self.left.get(name)
         if found is None or found.ndim != dims:
-            raise ValueError(
+            raise InputError(
                 f"a {self.layout} checkpoint has a tensor {name} of {dims} dimensions, this one "
                 f"has {_kind(found)}"
             )
@@ -44,7 +45,7 @@ class Reader:
         """Return a tensor in float32."""
         found = self.left.pop(name, None)
         if found is None or not found.is_floating_point() or tuple(found.shape) != shape:
-            raise ValueError(
+            raise InputError(
                 f"tensor {name} should be real with shape {shape} for this {self.layout} "
                 f"architecture, the checkpoint has {_kind(found)}"
             )
@@ -70,7 +71,7 @@ class Reader:
         """Refuse tensors that nothing asked for."""
         if self.left:
             some = ", ".join(sorted(map(str, self.left))[:3])
-            raise ValueError(
+            raise InputError(
                 f"{len(self.left)} tensors are no part of this {self.layout} architecture: {some}"
             )
 
@@ -133,7 +134,7 @@ class BigGANPyTorch(Reader):
 def divided(name: str, weight: Tensor, sigma: Tensor) -> Tensor:
     """Return weight / sigma."""
     if not bool(sigma.isfinite() & (sigma != 0)):
-        raise ValueError(f"the spectral norm of {name} must be finite and not 0, got {sigma:g}")
+        raise InputError(f"the spectral norm of {name} must be finite and not 0, got {sigma:g}")
     return (weight.double() / sigma).float()
 
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 
 from gprior.checkpoints.inert import STORAGES, Global, Storage, Stored
 from gprior.checkpoints.pickles import Budget, check_depth, parse
+from gprior.checks import InputError
 
 __all__ = ["open_file", "read_checkpoint"]
 
@@ -71,10 +72,10 @@ def open_file(path: Path) -> memoryview:
         If it cannot be opened.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-        raise ValueError("it is not a regular file")
+        raise InputError("it is not a regular file")
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            raise ValueError("it is empty")
+            raise InputError("it is empty")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
@@ -111,12 +112,12 @@ def read_checkpoint(path: Path) -> Any:
         return _whole(tree, end, data)
     for magic, what in OTHERS.items():
         if start.startswith(magic):
-            raise ValueError(f"it is {what}")
+            raise InputError(f"it is {what}")
     if bytes(data[257:262]) == b"ustar":
-        raise ValueError("it is a tar archive; unpack it first")
+        raise InputError("it is a tar archive; unpack it first")
     if start[:1] == b"\x08" and (b"onnx" in data[:4096].tobytes() or b"pytorch" in start):
-        raise ValueError("it is an ONNX file: run it yourself, and give gprior the function")
-    raise ValueError(
+        raise InputError("it is an ONNX file: run it yourself, and give gprior the function")
+    raise InputError(
         "it is no checkpoint that gprior reads: its native format is .safetensors, and it reads "
         "the .pt, .pth, .pkl and .bin files of StyleGAN2 and BigGAN"
     )
@@ -125,7 +126,7 @@ def read_checkpoint(path: Path) -> Any:
 def _whole(tree: Any, end: int, data: memoryview) -> Any:
     """Return the tree of a file that ends where it should and is not too deep."""
     if end != len(data):
-        raise ValueError("its end is followed by other bytes")
+        raise InputError("its end is followed by other bytes")
     check_depth(tree)
     return tree
 
@@ -140,22 +141,22 @@ class Storages:
     def __call__(self, identity: Any) -> Storage:
         """Return the storage of ("storage", type, key, device, numel[, view])."""
         if not isinstance(identity, tuple) or len(identity) not in (5, 6):
-            raise ValueError("its pickle refers to something that is no storage")
+            raise InputError("its pickle refers to something that is no storage")
         word, kind, key, _, numel, *view = identity
         plain = isinstance(kind, Global) and kind in STORAGES
         if word != "storage" or not plain or not isinstance(key, str):
-            raise ValueError("its pickle refers to something that is no storage of plain numbers")
+            raise InputError("its pickle refers to something that is no storage of plain numbers")
         if view and view[0] is not None:
-            raise ValueError("its storages are views of others; save clones of the tensors")
+            raise InputError("its storages are views of others; save clones of the tensors")
         if type(numel) is not int or not 0 <= numel <= 1 << 40:
-            raise ValueError("a storage has a size that is no count")
+            raise InputError("a storage has a size that is no count")
         if key not in self.found:
             self.found[key] = Storage(STORAGES[kind], numel)
             if self.locate:
                 self.locate(key, self.found[key])
         storage = self.found[key]
         if (storage.dtype, storage.numel) != (STORAGES[kind], numel):
-            raise ValueError("a storage is named with two types or sizes")
+            raise InputError("a storage is named with two types or sizes")
         return storage
 
 
@@ -169,18 +170,18 @@ def _read_stream(
         parts.append(part)
     magic, protocol, system, tree, keys = parts
     if magic != MAGIC or protocol != PROTOCOL:
-        raise ValueError("it is a file of PyTorch of an unknown version")
+        raise InputError("it is a file of PyTorch of an unknown version")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ValueError("its numbers are not little-endian")
+        raise InputError("its numbers are not little-endian")
     named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     if not named or sorted(keys) != sorted(storages.found):
-        raise ValueError("its storages are not those that its pickle names")
+        raise InputError("its storages are not those that its pickle names")
     for key in keys:
         storage = storages.found[key]
         if at + 8 + storage.nbytes > len(data):
-            raise ValueError("it is cut short")
+            raise InputError("it is cut short")
         if struct.unpack("<q", data[at : at + 8])[0] != storage.numel:
-            raise ValueError("a storage has another size than its pickle says")
+            raise InputError("a storage has another size than its pickle says")
         storage.place(data[at + 8 : at + 8 + storage.nbytes])
         at += 8 + storage.nbytes
     return _whole(tree, at, data)
@@ -190,7 +191,7 @@ def _nested(data: memoryview, budget: Budget) -> Storage:
     """Read the one storage of a stream inside a pickle."""
     storage = _read_stream(data, budget, None)
     if not isinstance(storage, Storage):
-        raise ValueError("a stream inside its pickle is no storage")
+        raise InputError("a stream inside its pickle is no storage")
     return storage
 
 
@@ -201,22 +202,22 @@ def _read_zip(data: memoryview) -> Any:
     """Read PyTorch's zip: FOLDER/data.pkl, and FOLDER/data/KEY for each storage."""
     entries = _entries(data)
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in entries):
-        raise ValueError("it is a TorchScript file: run it yourself, and give gprior the function")
+        raise InputError("it is a TorchScript file: run it yourself, and give gprior the function")
     pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
-        raise ValueError("it is a zip archive without one data.pkl, not a checkpoint of PyTorch")
+        raise InputError("it is a zip archive without one data.pkl, not a checkpoint of PyTorch")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in entries and bytes(entries[f"{folder}byteorder"][0]) != b"little":
-        raise ValueError("its numbers are not little-endian")
+        raise InputError("its numbers are not little-endian")
 
     def locate(key: str, storage: Storage) -> None:
         if f"{folder}data/{key}" not in entries:
-            raise ValueError("its pickle names a storage that the archive has not")
+            raise InputError("its pickle names a storage that the archive has not")
         storage.place(*entries[f"{folder}data/{key}"])
 
     pickle, checksum = entries[pickles[0]]
     if zlib.crc32(pickle) != checksum:
-        raise ValueError("the checksum of its pickle is wrong: the file is damaged")
+        raise InputError("the checksum of its pickle is wrong: the file is damaged")
     tree, end = parse(pickle, 0, Budget(), Storages(locate), None)
     return _whole(tree, end, pickle)
 
@@ -236,7 +237,7 @@ def _entries(data: memoryview) -> dict[str, tuple[memoryview, int]]:
             again, disk, first, here, count, size, start = END64.unpack_from(data, at)
             whole = whole and again == b"PK\6\6"
         if not whole or disk or first or here != count or count > ENTRIES or start + size != at:
-            raise ValueError(
+            raise InputError(
                 f"its zip directory is cut off, or not of at most {ENTRIES:,} entries; "
                 "download it again"
             )
@@ -245,16 +246,16 @@ def _entries(data: memoryview) -> dict[str, tuple[memoryview, int]]:
         for _ in range(count):
             name, content, begin, end, start = _entry(data, at, start)
             if name in found:
-                raise ValueError("its zip archive has a name twice")
+                raise InputError("its zip archive has a name twice")
             found[name] = content
             places.append((begin, end))
     except (struct.error, UnicodeError) as error:
-        raise ValueError("its zip directory is damaged; download it again") from error
+        raise InputError("its zip directory is damaged; download it again") from error
     if start != at:
-        raise ValueError("its zip directory is longer than it says; download it again")
+        raise InputError("its zip directory is longer than it says; download it again")
     places.sort()
     if any(end > begin for (_, end), (begin, _) in pairwise(places)):
-        raise ValueError("its zip entries lie over one another")
+        raise InputError("its zip entries lie over one another")
     return found
 
 
@@ -269,16 +270,16 @@ def _entry(
     start = begin + LOCAL.size + n + extra
     same = bytes(data[begin + LOCAL.size :][:n]) == name.encode()
     if sign != b"PK\1\2" or local != b"PK\3\4" or not same:
-        raise ValueError("its zip directory is damaged; download it again")
+        raise InputError("its zip directory is damaged; download it again")
     if method or packed != size or flags & 0x41:
-        raise ValueError(
+        raise InputError(
             "its zip entries are compressed or encrypted, as PyTorch's never are: it is another "
             "archive; unpack it first, or give the checkpoint itself"
         )
     if not PATH.fullmatch(name) or ".." in name.split("/"):
-        raise ValueError("its zip archive has a name that is no plain path inside it")
+        raise InputError("its zip archive has a name that is no plain path inside it")
     if start + size > directory:
-        raise ValueError("its zip entries are cut short")
+        raise InputError("its zip entries are cut short")
     return name, (data[start : start + size], checksum), begin, start + size, at + sum(lengths)
 
 
@@ -289,19 +290,19 @@ def _read_safetensors(path: Path, data: memoryview) -> dict[str, Stored]:
     """Read a safetensors file of tensors without an architecture."""
     (size,) = struct.unpack("<Q", data[:8])
     if size > min(HEADER, len(data) - 8):
-        raise ValueError("it is no whole safetensors file; download it again")
+        raise InputError("it is no whole safetensors file; download it again")
     try:
         with safe_open(path, "pt"):  # every check of the format's own library
             pass
         header = json.loads(bytes(data[8 : 8 + size]))
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"it is no whole safetensors file ({error}); download it again") from error
+        raise InputError(f"it is no whole safetensors file ({error}); download it again") from error
     found: dict[str, Stored] = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         if entry["dtype"] not in SAFE:
-            raise ValueError(f"it has tensors of type {entry['dtype']}, which are not read here")
+            raise InputError(f"it has tensors of type {entry['dtype']}, which are not read here")
         storage = Storage(SAFE[entry["dtype"]], math.prod(entry["shape"]))
         begin, end = entry["data_offsets"]
         storage.place(data[8 + size + begin : 8 + size + end])

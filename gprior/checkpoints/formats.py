@@ -18,6 +18,7 @@ from gprior.checkpoints.native import digest
 from gprior.checkpoints.nvlabs import from_nvlabs, is_network
 from gprior.checkpoints.nvlabs_tf import from_tensorflow
 from gprior.checkpoints.rosinality import from_rosinality
+from gprior.checks import InputError
 from gprior.priors import Prior
 
 __all__ = ["load"]
@@ -75,7 +76,7 @@ def load(path: Path) -> Prior:
         weights = _weights_of(path)
         prior, origin, licence = _recognise(weights, read_checkpoint(weights))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a prior: {error}") from error
+        raise InputError(f"{path} cannot be read as a prior: {error}") from error
     sha = digest(weights)
     record = {"origin": origin, "source": weights.name, "source_sha256": sha, "licence": licence}
     prior.record = {**record, **prior.record, "sha256": sha}
@@ -90,7 +91,7 @@ def _weights_of(path: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
             return folder / name
-    raise ValueError("the folder has neither model.safetensors nor pytorch_model.bin")
+    raise InputError("the folder has neither model.safetensors nor pytorch_model.bin")
 
 
 def _recognise(path: Path, tree: Any) -> tuple[Prior, str, str]:
@@ -105,9 +106,9 @@ def _recognise(path: Path, tree: Any) -> tuple[Prior, str, str]:
     if isinstance(tree, Node) and tree.kind == "Network":
         return from_tensorflow(tree, most), "StyleGAN2 of NVIDIA (TensorFlow)", NVIDIA
     if not isinstance(tree, dict):
-        raise ValueError(f"it holds a {type(tree).__name__}, not the state of a generator")
+        raise InputError(f"it holds a {type(tree).__name__}, not the state of a generator")
     if any(is_network(found) for found in tree.values()):
-        raise ValueError("it has networks of NVIDIA, but no G_ema; give a file that has it")
+        raise InputError("it has networks of NVIDIA, but no G_ema; give a file that has it")
     mean = tree.get("latent_avg")
     latent_avg = tensors_of({"latent_avg": mean}, most).get("latent_avg")
     if isinstance(tree.get("g_ema"), dict):
@@ -126,7 +127,7 @@ def _recognise(path: Path, tree: Any) -> tuple[Prior, str, str]:
         return _huggingface(path, tensors_of(state, most)), "BigGAN-deep of Hugging Face", BIGGAN
     if {"shared.weight", "linear.weight", "blocks.0.0.conv1.weight"} <= state.keys():
         return from_biggan_pytorch(tensors_of(state, most)), "BigGAN-PyTorch", BIGGAN
-    raise ValueError(f"it is {_other(tree, state)}")
+    raise InputError(f"it is {_other(tree, state)}")
 
 
 def _flat(tree: dict[Any, Any]) -> dict[str, Stored]:
@@ -156,14 +157,14 @@ def _huggingface(path: Path, tensors: dict[str, Tensor]) -> Prior:
     """Return the BigGAN-deep of a folder; its config.json has what shapes do not say."""
     where = path.parent / "config.json"
     if not where.exists():
-        raise ValueError(
+        raise InputError(
             "it is a BigGAN-deep of Hugging Face, whose config.json has to lie beside it"
         )
     text = open_file(where)
     try:
         config = json.loads(bytes(text[:CONFIG]))
     except (ValueError, RecursionError) as error:
-        raise ValueError("its config.json is no JSON object of at most a megabyte") from error
+        raise InputError("its config.json is no JSON object of at most a megabyte") from error
     if not isinstance(config, dict):
-        raise ValueError("its config.json is no JSON object")
+        raise InputError("its config.json is no JSON object")
     return from_huggingface(config, tensors)

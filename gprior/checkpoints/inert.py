@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
+
 __all__ = ["MEANINGS", "STORAGES", "Global", "Node", "Storage", "Stored", "build", "tensors_of"]
 
 MOST = 1 << 40  # elements, also of a stride or an offset
@@ -87,7 +89,7 @@ class Storage:
     def place(self, data: memoryview, checksum: int | None = None) -> None:
         """Say which bytes it is; their number must be that of its numbers."""
         if len(data) != self.nbytes:
-            raise ValueError(f"a storage of {self.nbytes} bytes has {len(data)} bytes in the file")
+            raise InputError(f"a storage of {self.nbytes} bytes has {len(data)} bytes in the file")
         self.data, self.checksum = data, checksum
 
 
@@ -105,21 +107,21 @@ class Stored:
     def define(self, storage: Any, offset: Any, shape: Any, stride: Any) -> Stored:
         """Say what it is; a tensor that overlaps itself or has gaps is refused."""
         if self.storage is not None or not isinstance(storage, Storage):
-            raise ValueError("a tensor has no storage of its own")
+            raise InputError("a tensor has no storage of its own")
         sizes = (shape, stride)
         if not all(isinstance(s, (tuple, list)) and len(s) <= 8 for s in sizes):
-            raise ValueError("a tensor has no shape of at most 8 dimensions")
+            raise InputError("a tensor has no shape of at most 8 dimensions")
         if not all(type(n) is int and 0 <= n <= MOST for n in (offset, *shape, *stride)):
-            raise ValueError("a tensor has a size, stride or offset that is no count")
+            raise InputError("a tensor has a size, stride or offset that is no count")
         if len(shape) != len(stride):
-            raise ValueError("a tensor has not as many strides as dimensions")
+            raise InputError("a tensor has not as many strides as dimensions")
         numel, dense = math.prod(shape), 1
         for step, size in sorted((s, n) for s, n in zip(stride, shape, strict=True) if n > 1):
             if numel and step != dense:
-                raise ValueError("a tensor overlaps itself or has gaps; save a contiguous clone")
+                raise InputError("a tensor overlaps itself or has gaps; save a contiguous clone")
             dense *= size
         if offset + numel > storage.numel:
-            raise ValueError(f"a tensor of shape {tuple(shape)} is larger than its storage")
+            raise InputError(f"a tensor of shape {tuple(shape)} is larger than its storage")
         self.storage, self.offset = storage, offset
         self.shape, self.stride = tuple(shape), tuple(stride)
         return self
@@ -132,7 +134,7 @@ class Stored:
     @property
     def _storage(self) -> Storage:
         if self.storage is None or self.storage.data is None:
-            raise ValueError("a tensor has no numbers in the file")
+            raise InputError("a tensor has no numbers in the file")
         return self.storage
 
     def tensor(self) -> Tensor:
@@ -140,7 +142,7 @@ class Stored:
         storage = self._storage
         if storage.checksum is not None:
             if zlib.crc32(storage.data) != storage.checksum:  # type: ignore[arg-type]
-                raise ValueError("a tensor's checksum is wrong: the file is damaged")
+                raise InputError("a tensor's checksum is wrong: the file is damaged")
             storage.checksum = None
         if not self.nbytes:
             return torch.empty(self.shape, dtype=storage.dtype)
@@ -154,11 +156,11 @@ def tensors_of(tree: Any, most: int) -> dict[str, Tensor]:
     """Read the tensors of a flat dictionary, others left out; at most ``most`` bytes."""
     found = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, Stored)}
     if sum(v.nbytes for v in found.values()) > most:
-        raise ValueError("its tensors share memory and would need more than the file has")
+        raise InputError("its tensors share memory and would need more than the file has")
     tensors = {k: v.tensor() for k, v in found.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"tensor {name[:60]!r} has values that are NaN or infinite")
+            raise InputError(f"tensor {name[:60]!r} has values that are NaN or infinite")
     return tensors
 
 
@@ -172,14 +174,14 @@ class Dtype:
 
     def __init__(self, code: Any, *flags: Any) -> None:
         if not isinstance(code, str):
-            raise ValueError("a NumPy data type is no plain number")
+            raise InputError("a NumPy data type is no plain number")
         self.code = code
 
     def build(self, state: Any) -> None:
         """Check its byte order; a structure or an object has more than that."""
         plain = isinstance(state, tuple) and len(state) >= 2 and state[1] in ("<", "|", "=")
         if not plain or any(state[2:5]):
-            raise ValueError("a NumPy data type is not a plain little-endian number")
+            raise InputError("a NumPy data type is not a plain little-endian number")
 
 
 def build(target: Any, state: Any) -> None:
@@ -191,20 +193,20 @@ def build(target: Any, state: Any) -> None:
     elif isinstance(target, Node) and target.state is None:
         target.state = state
     elif not isinstance(target, dict):  # of an OrderedDict: attributes, of no use here
-        raise ValueError("a state is given to something that has none")
+        raise InputError("a state is given to something that has none")
 
 
 def rebuild_array(stored: Stored, state: Any) -> None:
     """Fill a NumPy array from (version, shape, dtype, fortran, bytes)."""
     if not isinstance(state, tuple) or len(state) != 5:
-        raise ValueError("a NumPy array has no state of five parts")
+        raise InputError("a NumPy array has no state of five parts")
     _, shape, dtype, fortran, data = state
     if not isinstance(dtype, Dtype) or dtype.code not in NUMPY:
-        raise ValueError("a NumPy array is not of plain numbers")
+        raise InputError("a NumPy array is not of plain numbers")
     if not isinstance(data, memoryview) or not isinstance(shape, tuple) or len(shape) > 8:
-        raise ValueError("a NumPy array has no shape or bytes")
+        raise InputError("a NumPy array has no shape or bytes")
     if not all(type(n) is int and 0 <= n <= MOST for n in shape):
-        raise ValueError("a NumPy array has a size that is no count")
+        raise InputError("a NumPy array has a size that is no count")
     kind = NUMPY[dtype.code]
     storage = Storage(kind, math.prod(shape))
     storage.place(data)
@@ -230,7 +232,7 @@ def rebuild_tensor(
 def rebuild_parameter(data: Any, grad: Any = True, hooks: Any = None) -> Any:
     """Return the tensor of a parameter."""
     if not isinstance(data, Stored):
-        raise ValueError("a parameter is no tensor")
+        raise InputError("a parameter is no tensor")
     return data
 
 
@@ -238,28 +240,28 @@ def rebuild_scalar(dtype: Any, data: Any = None) -> float | int:
     """Return a NumPy number as Python's."""
     form = SCALARS.get(dtype.code) if isinstance(dtype, Dtype) else None
     if form is None or not isinstance(data, memoryview) or len(data) != struct.calcsize(form):
-        raise ValueError("a NumPy number is not a plain one")
+        raise InputError("a NumPy number is not a plain one")
     return struct.unpack(form, data)[0]  # type: ignore[no-any-return]
 
 
 def pairs(items: Any = ()) -> dict[Any, Any]:
     """Return the dictionary of OrderedDict(items); items come after it in every known file."""
     if not isinstance(items, (list, tuple)) or items:
-        raise ValueError("an ordered dictionary is made from something else than nothing")
+        raise InputError("an ordered dictionary is made from something else than nothing")
     return {}
 
 
 def listed(items: Any = ()) -> list[Any]:
     """Return a set as a list: its order is of no use here, its hashes are a risk."""
     if not isinstance(items, list | tuple):
-        raise ValueError("a set is made from something else than a list")
+        raise InputError("a set is made from something else than a list")
     return list(items)
 
 
 def encoded(text: Any, encoding: Any) -> memoryview:
     """Return the bytes that protocol 2 writes as text."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise ValueError("bytes are written as something else than latin1 text")
+        raise InputError("bytes are written as something else than latin1 text")
     return memoryview(text.encode("latin1"))
 
 

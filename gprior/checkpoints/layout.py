@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.priors import ROOT2, StyleGAN2, ready_
 from gprior.randomness import normal
 
@@ -95,7 +96,7 @@ class Layout:
         """Refuse tensors that nothing asked for; a layout checks its filters here."""
         if self.left:
             some = ", ".join(repr(name[:60]) for name in sorted(self.left)[:3])
-            raise ValueError(
+            raise InputError(
                 f"{len(self.left)} tensors are no part of a StyleGAN2 generator of {self.project} "
                 f"({some}): it is a variant; load it with its authors' code and wrap it in a "
                 "gprior.priors.Generator"
@@ -107,7 +108,7 @@ class Layout:
         """Return the shape of a tensor from which the architecture is derived."""
         if name not in self.left or self.left[name].ndim != dims:
             found = tuple(self.left[name].shape) if name in self.left else "none"
-            raise ValueError(
+            raise InputError(
                 f"a generator of {self.project} has a tensor {name} of {dims} dimensions, "
                 f"this one has {found}"
             )
@@ -118,7 +119,7 @@ class Layout:
         found = self.left.pop(name, None)
         if found is None or not found.is_floating_point() or tuple(found.shape) != shape:
             what = "none" if found is None else f"{found.dtype} {tuple(found.shape)}"
-            raise ValueError(
+            raise InputError(
                 f"tensor {name} should be real with shape {shape} in this generator of "
                 f"{self.project}, the file has {what}"
             )
@@ -133,7 +134,7 @@ class Layout:
         row = torch.tensor([0.125, 0.375, 0.375, 0.125])
         for name in names:
             if not torch.allclose(self.read(name, 4, 4), total * torch.outer(row, row), atol=1e-4):
-                raise ValueError(f"{name} is another filter than [1, 3, 3, 1], which is not read")
+                raise InputError(f"{name} is another filter than [1, 3, 3, 1], which is not read")
 
     def prior(self) -> StyleGAN2:
         """Return the frozen generator.

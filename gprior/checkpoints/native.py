@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from gprior.checks import InputError, InputTypeError
 from gprior.files import write_bytes
 from gprior.priors import BigGAN, Discriminator, Prior, StyleGAN2, fold_, ready_
 
@@ -48,7 +49,7 @@ def save_native(path: Path, prior: Prior) -> None:
     """
     kind = type(prior).__name__
     if not isinstance(prior, tuple(ARCHITECTURES.values())):
-        raise TypeError(
+        raise InputTypeError(
             f"prior must be a {' or '.join(ARCHITECTURES)}, got {kind}; save its base and adapt "
             "it again after loading, or save a module of your own yourself"
         )
@@ -72,7 +73,7 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
         of the architecture that it names.
     """
     if not looks_native(path):
-        raise ValueError(
+        raise InputError(
             f"{path} is not a checkpoint that gprior reads: its native format is .safetensors, "
             "as `gprior train` and gprior.checkpoints.save_prior write it"
         )
@@ -82,11 +83,11 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
             kinds = {file.get_slice(k).get_dtype() for k in shapes}
     except SafetensorError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is not a whole safetensors file ({error}); copy or download it again"
         ) from error
     if metadata.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{path} is a safetensors file, but not a gprior checkpoint (format "
             f"{metadata.get('format')!r}, expected {FORMAT!r})"
         )
@@ -94,15 +95,15 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
         meta = json.loads(metadata["gprior"])
         expected = {k: tuple(v.shape) for k, v in skeleton(meta).state_dict().items()}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} names no valid architecture in its metadata: {error}") from error
+        raise InputError(f"{path} names no valid architecture in its metadata: {error}") from error
     for name in sorted(expected.keys() | shapes.keys()):
         if expected.get(name) != shapes.get(name):
-            raise ValueError(
+            raise InputError(
                 f"{path}: tensor {name} should have shape {expected.get(name, 'none')} for the "
                 f"architecture in the metadata, the file has {shapes.get(name, 'none')}"
             )
     if kinds not in ({"F32"}, {"F64"}):
-        raise ValueError(
+        raise InputError(
             f"{path} holds {sorted(kinds)} tensors; all float32 or all float64 is expected"
         )
     return meta, shapes
@@ -118,18 +119,18 @@ def skeleton(meta: dict[str, Any]) -> BigGAN | StyleGAN2:
     """
     name = meta["architecture"]
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {list(ARCHITECTURES)}, got {name!r}")
+        raise InputError(f"architecture must be one of {list(ARCHITECTURES)}, got {name!r}")
     with torch.device("meta"):
         prior = ARCHITECTURES[name](**meta["generator"])
         if "discriminator" in meta:
             prior.discriminator = Discriminator(**meta["discriminator"])
             side, C = (meta["discriminator"][k] for k in ("img_resolution", "img_channels"))
             if prior.image_shape != (C, side, side):
-                raise ValueError(
+                raise InputError(
                     f"the discriminator is of other images than the generator: {C}x{side}x{side}"
                 )
     if not isinstance(meta.get("record", {}), dict):
-        raise ValueError(f"record must be a dictionary, got {meta['record']!r}")
+        raise InputError(f"record must be a dictionary, got {meta['record']!r}")
     return prior
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gprior.checkpoints.inert import Node, Stored, tensors_of
 from gprior.checkpoints.layout import Affine, Layout
+from gprior.checks import InputError
 from gprior.priors import StyleGAN2
 
 __all__ = ["from_nvlabs", "is_network"]
@@ -72,9 +73,9 @@ def _modules(network: Node) -> tuple[dict[str, dict[str, Any]], set[str]]:
         state, source = meta.get("state"), meta.get("module_src")
         children = state.get("_modules") if isinstance(state, dict) else None
         if not isinstance(state, dict) or not isinstance(children, dict):
-            raise ValueError("a network in it is not made of modules")
+            raise InputError("a network in it is not made of modules")
         if len(found) + len(todo) + len(children) > MOST or len(path) > 200:
-            raise ValueError(f"a network in it has more than {MOST} modules")
+            raise InputError(f"a network in it has more than {MOST} modules")
         found[path] = state
         code |= {source} if isinstance(source, str) and source else set()
         todo += [
@@ -92,7 +93,7 @@ def _stored(modules: dict[str, dict[str, Any]]) -> dict[str, Stored]:
         for kind in ("_parameters", "_buffers"):
             tensors = state.get(kind)
             if not isinstance(tensors, dict) or len(found) + len(tensors) > MOST:
-                raise ValueError(f"a network in it has no tensors, or more than {MOST}")
+                raise InputError(f"a network in it has no tensors, or more than {MOST}")
             found |= {
                 f"{path}.{str(name)[:60]}".lstrip("."): tensor
                 for name, tensor in tensors.items()
@@ -113,9 +114,9 @@ class Nvidia(Layout):
     def config(self) -> dict[str, Any]:
         """Return what shapes and attributes say."""
         if any(name.startswith("synthesis.input.") for name in self.left):
-            raise ValueError(f"it is StyleGAN3 (T or R), which is not StyleGAN2: {NEXT}")
+            raise InputError(f"it is StyleGAN3 (T or R), which is not StyleGAN2: {NEXT}")
         if not any(name.startswith("synthesis.b4.") for name in self.left):
-            raise ValueError("it is a discriminator, or no generator; give the file with G_ema")
+            raise InputError("it is a discriminator, or no generator; give the file with G_ema")
         blocks = range(self.count(r"synthesis\.b\d+\.conv1\.weight"))
         layers = [f"mapping.fc{i}" for i in range(self.count(r"mapping\.fc\d+\.weight"))]
         convs = [self.path(k, part) for k in blocks for part in ("conv0", "conv1")][1:]
@@ -196,13 +197,13 @@ class Nvidia(Layout):
 
     def _need(self, name: str, wanted: str, paths: list[str]) -> None:
         if (value := self._same(name, paths)) != wanted:
-            raise ValueError(f"its {name} is {str(value)[:60]!r}, only {wanted!r} is read: {NEXT}")
+            raise InputError(f"its {name} is {str(value)[:60]!r}, only {wanted!r} is read: {NEXT}")
 
     def _same(self, name: str, paths: list[str]) -> Any:
         """Return a plain attribute that all these modules have, and have in common."""
         values = {_plain(self.modules.get(path, {}).get(name, ...)) for path in paths}
         if len(values) != 1 or ... in values:
-            raise ValueError(f"its layers differ in their {name}, or say nothing of it: {NEXT}")
+            raise InputError(f"its layers differ in their {name}, or say nothing of it: {NEXT}")
         return values.pop()
 
 
@@ -213,5 +214,5 @@ def _plain(value: Any) -> Any:
 
 def _positive(value: Any, what: str) -> float:
     if not isinstance(value, (int, float)) or not 0 < value < 1e6:
-        raise ValueError(f"{what} should be a positive number, got {str(value)[:60]!r}")
+        raise InputError(f"{what} should be a positive number, got {str(value)[:60]!r}")
     return float(value)

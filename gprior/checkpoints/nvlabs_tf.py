@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gprior.checkpoints.inert import Node, Stored, tensors_of
 from gprior.checkpoints.layout import Affine, Layout, root
+from gprior.checks import InputError
 from gprior.priors import StyleGAN2
 
 __all__ = ["from_tensorflow"]
@@ -53,28 +54,28 @@ def from_tensorflow(network: Node, most: int) -> StyleGAN2:
         given = state.get("static_kwargs")
         for name, value in given.items() if isinstance(given, dict) else ():
             if name in OPTIONS and _plain(value) not in OPTIONS[name]:
-                raise ValueError(f"its option {name} is one that StyleGAN2 is not read with")
+                raise InputError(f"its option {name} is one that StyleGAN2 is not read with")
             options[name] = value
         variables = state.get("variables")
         if not isinstance(variables, list) or len(variables) + len(stored) > MOST:
-            raise ValueError("a network in it has no list of variables")
+            raise InputError("a network in it has no list of variables")
         for pair in variables:
             if (
                 not isinstance(pair, (tuple, list))
                 or len(pair) != 2
                 or not isinstance(pair[0], str)
             ):
-                raise ValueError("a network in it has a variable without a name")
+                raise InputError("a network in it has a variable without a name")
             stored[f"{prefix}{pair[0][:80]}"] = pair[1]
     tensors = tensors_of({k: v for k, v in stored.items() if isinstance(v, Stored)}, most)
     numbers = {k: v for k, v in stored.items() if isinstance(v, float) and math.isfinite(v)}
     tensors |= {k: torch.tensor(v) for k, v in numbers.items()}
     if any("StyleMod" in name for name in tensors):
-        raise ValueError("it is StyleGAN 1, which is not StyleGAN2; it is not read")
+        raise InputError("it is StyleGAN 1, which is not StyleGAN2; it is not read")
     if "mapping/LabelConcat/weight" in tensors:
-        raise ValueError("its labels are joined without normalisation, as is not read")
+        raise InputError("its labels are joined without normalisation, as is not read")
     if "synthesis/4x4/Const/const" not in tensors:
-        raise ValueError("it is a discriminator, or no StyleGAN2 generator; give (G, D, Gs)")
+        raise InputError("it is a discriminator, or no StyleGAN2 generator; give (G, D, Gs)")
     return TensorFlow(tensors, options).prior()
 
 
@@ -98,7 +99,7 @@ def _networks(network: Node) -> list[tuple[str, dict[str, Any]]]:
         state = part.state if isinstance(part, Node) and part.kind == "Network" else None
         version = state.get("version") if isinstance(state, dict) else None
         if not isinstance(state, dict) or not isinstance(version, int) or version < 4:
-            raise ValueError("a network in it is older than version 4, or none")
+            raise InputError("a network in it is older than version 4, or none")
         found.append((prefix, state))
     return found
 
@@ -188,5 +189,5 @@ class TensorFlow(Layout):
     def _number(self, name: str, default: float | None) -> Any:
         value = self.options.get(name, default)
         if value is not None and (not isinstance(value, (int, float)) or not 0 < value < 1e6):
-            raise ValueError(f"its option {name} should be a positive number")
+            raise InputError(f"its option {name} should be a positive number")
         return None if value is None else float(value)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gprior.checkpoints.inert import MEANINGS, STORAGES, Global, Node, build
+from gprior.checks import InputError
 
 __all__ = ["Budget", "check_depth", "parse"]
 
@@ -66,7 +67,7 @@ def parse(
     try:
         return machine.run(), machine.at
     except (IndexError, KeyError, struct.error, UnicodeError) as error:
-        raise ValueError(f"its pickle is damaged near byte {machine.at}") from error
+        raise InputError(f"its pickle is damaged near byte {machine.at}") from error
 
 
 class Machine:
@@ -86,10 +87,10 @@ class Machine:
         while (code := self.take(1)[0]) != STOP:
             self.budget.instructions -= 1
             if self.budget.instructions < 0:
-                raise ValueError(f"its pickle has more than {INSTRUCTIONS:,} instructions")
+                raise InputError(f"its pickle has more than {INSTRUCTIONS:,} instructions")
             if code not in BY_CODE:
                 name = next((op.name for op in pickletools.opcodes if ord(op.code) == code), code)
-                raise ValueError(f"its pickle has the instruction {name}, which no checkpoint has")
+                raise InputError(f"its pickle has the instruction {name}, which no checkpoint has")
             form, action = BY_CODE[code]
             action(self, self.number(form)) if form else action(self)
         return self.stack.pop()
@@ -97,7 +98,7 @@ class Machine:
     def take(self, n: int) -> memoryview:
         """Return the next n bytes."""
         if n < 0 or self.at + n > len(self.data):
-            raise ValueError("its pickle is cut short")
+            raise InputError("its pickle is cut short")
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -114,7 +115,7 @@ class Machine:
         """Return the next line, at most 256 bytes with its end."""
         found = bytes(self.data[self.at : self.at + 256]).partition(b"\n")
         if not found[1]:
-            raise ValueError("its pickle has a name without an end")
+            raise InputError("its pickle has a name without an end")
         self.at += len(found[0]) + 1
         return str(found[0], "ascii")
 
@@ -122,10 +123,10 @@ class Machine:
         """Push a name, if checkpoints have it."""
         words = (module, name)
         if not all(isinstance(w, str) and len(w) < 256 and NAME.fullmatch(w) for w in words):
-            raise ValueError("its pickle has something else than a name where a name belongs")
+            raise InputError("its pickle has something else than a name where a name belongs")
         found = Global(module, name)
         if found not in MEANINGS and found not in STORAGES and found != LOAD:
-            raise ValueError(
+            raise InputError(
                 f"its pickle names {found}, which is none of the names that checkpoints need; "
                 "nothing was imported or run. If you trust its author, ask for the weights as "
                 ".safetensors"
@@ -135,31 +136,31 @@ class Machine:
     def call(self, function: Any, args: Any) -> None:
         """Push what a call of a known name stands for."""
         if not isinstance(function, Global) or not isinstance(args, tuple):
-            raise ValueError("its pickle calls something that is no name")
+            raise InputError("its pickle calls something that is no name")
         if function == LOAD and self.nested and len(args) == 1 and isinstance(args[0], memoryview):
             self.stack.append(self.nested(args[0], self.budget))
         elif function in MEANINGS:
             try:
                 self.stack.append(MEANINGS[function](*args))
             except TypeError as error:
-                raise ValueError(f"its pickle calls {function} with odd arguments") from error
+                raise InputError(f"its pickle calls {function} with odd arguments") from error
         else:
-            raise ValueError(f"its pickle calls {function}, which is not called in checkpoints")
+            raise InputError(f"its pickle calls {function}, which is not called in checkpoints")
 
     def extend(self, items: list[Any]) -> None:
         """Add items to the list on top."""
         if not isinstance(self.stack[-1], list):
-            raise ValueError("its pickle appends to something that is no list")
+            raise InputError("its pickle appends to something that is no list")
         self.stack[-1].extend(items)
 
     def assign(self, items: list[Any]) -> None:
         """Add keys and values to the dictionary on top."""
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise ValueError("its pickle sets items of something that is no dictionary")
+            raise InputError("its pickle sets items of something that is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, KEYS) or (isinstance(key, int) and abs(key) > LARGEST):
-                raise ValueError("its pickle has a key that is neither text nor a small integer")
+                raise InputError("its pickle has a key that is neither text nor a small integer")
             target[key] = value
 
     # The instructions, by their names in `pickletools`.
@@ -167,12 +168,12 @@ class Machine:
     def proto(self, version: int) -> None:
         """PROTO: the version."""
         if not 2 <= version <= 5:
-            raise ValueError("its pickle is of an unknown protocol")
+            raise InputError("its pickle is of an unknown protocol")
 
     def frame(self, n: int) -> None:
         """FRAME: a promise of n bytes; `take` checks every one anyway."""
         if self.at + n > len(self.data):
-            raise ValueError("its pickle is cut short")
+            raise InputError("its pickle is cut short")
 
     def push(self, value: Any) -> None:
         """BININT, BINFLOAT: a number."""
@@ -182,7 +183,7 @@ class Machine:
         """BINUNICODE: n bytes of text."""
         self.budget.text -= n
         if self.budget.text < 0:
-            raise ValueError(f"its pickle has more than {TEXT:,} bytes of text")
+            raise InputError(f"its pickle has more than {TEXT:,} bytes of text")
         self.stack.append(str(self.take(n), "utf-8"))
 
     def put(self, index: int) -> None:
@@ -192,7 +193,7 @@ class Machine:
     def long(self, n: int) -> None:
         """LONG1, LONG4: an integer of n bytes."""
         if not 0 <= n <= 16:
-            raise ValueError("its pickle has an integer of more than 16 bytes")
+            raise InputError("its pickle has an integer of more than 16 bytes")
         self.stack.append(int.from_bytes(self.take(n), "little", signed=True))
 
     def tuple(self, n: int) -> None:
@@ -202,7 +203,7 @@ class Machine:
     def mark(self) -> None:
         """MARK: put the stack aside."""
         if len(self.outer) > DEPTH:
-            raise ValueError(f"its pickle nests more than {DEPTH} marks")
+            raise InputError(f"its pickle nests more than {DEPTH} marks")
         self.outer.append(self.stack)
         self.stack = []
 
@@ -224,7 +225,7 @@ class Machine:
     def persid(self) -> None:
         """BINPERSID: what lies outside the pickle."""
         if self.persistent is None:
-            raise ValueError("its pickle refers to data outside it, which there is not")
+            raise InputError("its pickle refers to data outside it, which there is not")
         self.stack.append(self.persistent(self.stack.pop()))
 
 
@@ -296,4 +297,4 @@ def check_depth(tree: Any) -> None:
                     below += item.values() if isinstance(item, dict) else item
         level = below
     if level:
-        raise ValueError(f"its pickle nests more than {DEPTH} containers")
+        raise InputError(f"its pickle nests more than {DEPTH} containers")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gprior.checkpoints.layout import Affine, Layout, root
+from gprior.checks import InputError
 from gprior.priors import StyleGAN2
 from gprior.randomness import generator
 
@@ -113,7 +114,7 @@ class Rosinality(Layout):
         rows = self.latent_avg.float()
         rows = rows[None] if rows.ndim == 1 else rows
         if rows.ndim != 2 or rows.shape[1] != w_dim or not len(rows) or (rows != rows[:1]).any():
-            raise ValueError(
+            raise InputError(
                 f"latent_avg should be ({w_dim},), or that in equal rows, got "
                 f"{tuple(self.latent_avg.shape)}"
             )

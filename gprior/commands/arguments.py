@@ -14,6 +14,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from gprior.checks import InputError, InputTypeError
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.solvers import SOLVERS
 
@@ -56,21 +57,21 @@ def parse_operator(spec: str, image_shape: tuple[int, int, int], seed: int = 0) 
     if spec == "half-mask":
         return Masking(image_shape, "half")
     if not colon or not value:
-        raise ValueError(f"operator must be {OPERATORS}, got {spec!r}")
+        raise InputError(f"operator must be {OPERATORS}, got {spec!r}")
     if kind == "mask":
         return Masking(image_shape, Path(value))
     if kind == "matrix":
         return _read_matrix(Path(value), image_shape)
     if kind not in ("downsample", "circulant"):
-        raise ValueError(f"operator must be {OPERATORS}, got {spec!r}")
+        raise InputError(f"operator must be {OPERATORS}, got {spec!r}")
     try:
         number = int(value) if value.isdecimal() else float(value)
     except ValueError as error:
-        raise ValueError(f"operator {spec!r} needs a number after the colon") from error
+        raise InputError(f"operator {spec!r} needs a number after the colon") from error
     if kind == "circulant":
         return PartialCirculant(image_shape, number, seed=seed)
     if not isinstance(number, int):
-        raise ValueError(f"operator {spec!r} needs a whole number after the colon")
+        raise InputError(f"operator {spec!r} needs a whole number after the colon")
     return Downsampling(image_shape, number)
 
 
@@ -84,19 +85,19 @@ def _read_matrix(path: Path, image_shape: tuple[int, int, int]) -> Any:
         except OSError:
             raise
         except Exception as error:
-            raise ValueError(
+            raise InputError(
                 f"{path} is no whole sparse matrix; write it with scipy.sparse.save_npz"
             ) from error
         values = matrix.data
     else:
         matrix = values = _read_array(path)
     if matrix.ndim != 2 or matrix.shape[1] != n or matrix.shape[0] < 1:
-        raise ValueError(
+        raise InputError(
             f"matrix {path} must have shape (m, {n}) to act on images {image_shape}, "
             f"got {matrix.shape}"
         )
     if values.dtype.kind not in "buif" or not np.isfinite(values).all():
-        raise ValueError(f"matrix {path} must hold real, finite numbers, got {values.dtype}")
+        raise InputError(f"matrix {path} must hold real, finite numbers, got {values.dtype}")
     return matrix.astype(np.float64) if sparse.issparse(matrix) else matrix.astype(np.float32)
 
 
@@ -117,7 +118,7 @@ def read_measurements(path: Path) -> Tensor:
     """
     readers = {".npy": _read_array, ".npz": _read_npz, ".pt": _read_pt, ".safetensors": _read_st}
     if path.suffix not in readers:
-        raise ValueError(
+        raise InputError(
             f"measurements must be a {', '.join(readers)} file, got {path}; "
             "to measure an image, add --simulate"
         )
@@ -125,7 +126,7 @@ def read_measurements(path: Path) -> Tensor:
         pass
     values = torch.as_tensor(_only(path, readers[path.suffix](path)))
     if values.is_complex():
-        raise ValueError(f"{path} holds complex numbers; the operators here measure real ones")
+        raise InputError(f"{path} holds complex numbers; the operators here measure real ones")
     return values.float()
 
 
@@ -134,9 +135,9 @@ def _read_array(path: Path) -> np.ndarray[Any, Any]:
         with path.open("rb") as stream:  # np.load leaves files open that it cannot read
             array = np.load(stream, allow_pickle=False)
     except (EOFError, ValueError) as error:
-        raise ValueError(f"{path} is no whole .npy file of numbers: {error}") from error
+        raise InputError(f"{path} is no whole .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buifc":
-        raise ValueError(f"{path} is no .npy file of one array of numbers")
+        raise InputError(f"{path} is no .npy file of one array of numbers")
     return array
 
 
@@ -145,14 +146,14 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile and zlib have errors of their own
-        raise ValueError(f"{path} is no whole .npz file of numbers: {error}") from error
+        raise InputError(f"{path} is no whole .npz file of numbers: {error}") from error
 
 
 def _read_pt(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zipfile's and torch's own
-        raise ValueError(
+        raise InputError(
             f"{path} is no whole .pt file of tensors ({type(error).__name__}); "
             "save the measurements with torch.save(tensor, path)"
         ) from error
@@ -165,7 +166,7 @@ def _read_st(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no whole .safetensors file: {error}") from error
+        raise InputError(f"{path} is no whole .safetensors file: {error}") from error
 
 
 def _only(path: Path, found: Any) -> Any:
@@ -173,12 +174,12 @@ def _only(path: Path, found: Any) -> Any:
     if isinstance(found, dict):
         names = sorted(map(str, found))
         if "y" not in found and len(found) != 1:
-            raise ValueError(f"{path} must hold one array, or one named 'y'; it holds {names}")
+            raise InputError(f"{path} must hold one array, or one named 'y'; it holds {names}")
         found = found["y"] if "y" in found else next(iter(found.values()))
     if not isinstance(found, Tensor | np.ndarray):
-        raise ValueError(f"{path} must hold an array of numbers, got {type(found).__name__}")
+        raise InputError(f"{path} must hold an array of numbers, got {type(found).__name__}")
     if isinstance(found, np.ndarray) and found.dtype.kind not in "buifc":
-        raise ValueError(f"{path} must hold numbers, got {found.dtype}")
+        raise InputError(f"{path} must hold numbers, got {found.dtype}")
     return found
 
 
@@ -191,7 +192,7 @@ def parse_intensity(text: str) -> tuple[float, float]:
     try:
         lo, hi = map(float, text.split(","))
     except ValueError as error:
-        raise ValueError(f"intensity must be LO,HI such as -160,240, got {text!r}") from error
+        raise InputError(f"intensity must be LO,HI such as -160,240, got {text!r}") from error
     return lo, hi
 
 
@@ -218,15 +219,17 @@ def parse_constants(solver: str, pairs: Iterable[str]) -> dict[str, Any]:
     {'lr': 0.05, 'init': 'best-of:20', 'betas': (0.9, 0.99)}
     """
     if solver not in SOLVERS:
-        raise ValueError(f"solver {solver!r} is unknown; solvers are {sorted(SOLVERS)}")
+        raise InputError(f"solver {solver!r} is unknown; solvers are {sorted(SOLVERS)}")
     valid = [field.name for field in fields(SOLVERS[solver])]
     hints, found = get_type_hints(SOLVERS[solver]), {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ValueError(f"--set must be NAME=VALUE, got {pair!r}")
+            raise InputError(f"--set must be NAME=VALUE, got {pair!r}")
         if name not in valid:
-            raise TypeError(f"{solver} has no constant {name!r}; its constants are {sorted(valid)}")
+            raise InputTypeError(
+                f"{solver} has no constant {name!r}; its constants are {sorted(valid)}"
+            )
         found[name] = _read_value(name, text, hints[name])
     return found
 
@@ -247,4 +250,4 @@ def _read_value(name: str, text: str, hint: Any) -> Any:
         except (KeyError, ValueError):
             continue
     kinds = " or ".join(getattr(o, "__name__", str(o)) for o in options if o is not NoneType)
-    raise ValueError(f"--set {name} must be of type {kinds}, got {text!r}")
+    raise InputError(f"--set {name} must be of type {kinds}, got {text!r}")

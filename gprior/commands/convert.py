@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gprior.checkpoints import load_prior, save_prior
+from gprior.checks import InputError
 from gprior.commands.info import describe
 
 __all__ = ["convert"]
@@ -33,9 +34,9 @@ def convert(source: str, target: Path) -> str:
         If a file cannot be read or written.
     """
     if target.suffix != ".safetensors":
-        raise ValueError(f"OUT must end in .safetensors, got {target}")
+        raise InputError(f"OUT must end in .safetensors, got {target}")
     if target.exists() and Path(source).exists() and target.samefile(source):
-        raise ValueError(f"OUT must be another file than IN, got {target} for both")
+        raise InputError(f"OUT must be another file than IN, got {target} for both")
     prior = load_prior(source)
     prior.record.pop("sha256", None)  # of the source; source_sha256 keeps it
     save_prior(prior, target)

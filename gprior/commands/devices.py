@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from gprior.checks import InputError
+
 __all__ = ["pick_device"]
 
 
@@ -26,10 +28,10 @@ def pick_device(name: str) -> torch.device:
     device(type='cpu')
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+        raise InputError(f"device must be auto, cpu or cuda, got {name!r}")
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
-        raise ValueError(
+        raise InputError(
             "device cuda was asked for, but torch finds no usable CUDA GPU here; "
             "use --device cpu, or install a CUDA build of torch"
         )

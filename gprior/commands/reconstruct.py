@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gprior import __version__
 from gprior.checkpoints import load_prior
+from gprior.checks import InputError, InputTypeError
 from gprior.commands.arguments import (
     parse_constants,
     parse_intensity,
@@ -190,19 +191,19 @@ def prepare(source: Path, options: Options) -> Task:
     constants = parse_constants(options.solver, options.constants)
     device = pick_device(options.device)
     if options.noise is not None and not (options.noise >= 0 and math.isfinite(options.noise)):
-        raise ValueError(f"noise must be a standard deviation of 0 or more, got {options.noise}")
+        raise InputError(f"noise must be a standard deviation of 0 or more, got {options.noise}")
     prior = load_prior(options.prior, str(device))
     if options.simulate:
         return _simulated(source, options, prior, constants)
     for name in ("fit", "intensity", "slice"):
         if getattr(options, name) is not None:
-            raise ValueError(f"--{name} is for images; add --simulate to measure one")
+            raise InputError(f"--{name} is for images; add --simulate to measure one")
     y = read_measurements(source).to(prior.like)
     A, forward = _operator(options, prior)
     one = forward(torch.zeros(1, *prior.image_shape).to(prior.like), _rows(1))[0].shape[1:]
     y = y[None] if y.shape == one else y  # one measurement without its batch
     if y.shape[1:] != one or not len(y):
-        raise ValueError(
+        raise InputError(
             f"measurements must have shape (B, {', '.join(map(str, one))}) for {options.operator} "
             f"of images {prior.image_shape}, {source} has {tuple(y.shape)}"
         )
@@ -368,5 +369,5 @@ def _baseline(task: Task, y: Tensor) -> Tensor:
     """Return the pseudo-inverse in [0, 1]."""
     found = task.forward.pseudo_inverse(y)
     if found is None:
-        raise TypeError(f"no pseudo-inverse of {type(task.A).__name__}")
+        raise InputTypeError(f"no pseudo-inverse of {type(task.A).__name__}")
     return found.clamp(0, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from gprior.checkpoints import load_prior
+from gprior.checks import InputError
 from gprior.files import write_bytes
 from gprior.images import encode_pixels, to_stored
 from gprior.priors import BigGAN, StyleGAN2
@@ -59,11 +60,11 @@ def sample(
         If a file cannot be read or written.
     """
     if out.suffix.lower() != ".png":
-        raise ValueError(f"OUT must end in .png, got {out}")
+        raise InputError(f"OUT must end in .png, got {out}")
     if not 1 <= n <= 1024:
-        raise ValueError(f"n must be between 1 and 1024, got {n}")
+        raise InputError(f"n must be between 1 and 1024, got {n}")
     if truncation is not None and not math.isfinite(truncation):
-        raise ValueError(f"truncation must be a finite number, got {truncation}")
+        raise InputError(f"truncation must be a finite number, got {truncation}")
     prior = load_prior(source, device)
     options = {}
     if truncation is not None and isinstance(prior, StyleGAN2):

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from gprior.checkpoints import save_prior
+from gprior.checks import InputError
 from gprior.commands.devices import pick_device
 from gprior.files import restate, write_json, write_text
 from gprior.training import (
@@ -69,11 +70,11 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("count", "steps", "batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (self.lr > 0 and self.gamma >= 0):
-            raise ValueError(f"lr must be positive and gamma not negative: {self.lr}, {self.gamma}")
+            raise InputError(f"lr must be positive and gamma not negative: {self.lr}, {self.gamma}")
         if self.data == "phantoms" and self.channels != 1:
-            raise ValueError(f"phantoms have 1 channel, got channels={self.channels}")
+            raise InputError(f"phantoms have 1 channel, got channels={self.channels}")
 
     @property
     def name(self) -> str:
@@ -155,7 +156,7 @@ def run(
         On Ctrl-C, after a checkpoint; the message has the command that resumes.
     """
     if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+        raise InputError(f"every must be at least 1, got {every}")
     place = pick_device(device)
     _open(options, out, resume)
     trainer = options.trainer(options.images(), place)
@@ -201,19 +202,19 @@ def _open(options: Options, out: Path, resume: bool) -> None:
         ) from error
     begun = (out / "checkpoint.pt").exists()
     if begun and not resume:
-        raise ValueError(f"{out} holds a training run; add --resume, or choose another --out")
+        raise InputError(f"{out} holds a training run; add --resume, or choose another --out")
     if resume and not begun:
-        raise ValueError(f"{out} has no checkpoint.pt to resume from; leave --resume out")
+        raise InputError(f"{out} has no checkpoint.pt to resume from; leave --resume out")
     path = out / "options.json"
     if resume and path.exists():
         try:
             before = json.loads(path.read_text())
         except ValueError as error:
-            raise ValueError(f"{path} is damaged; choose another --out") from error
+            raise InputError(f"{path} is damaged; choose another --out") from error
         changed = [name for name, value in asdict(options).items() if before.get(name) != value]
         if changed:
             was = ", ".join(f"{name}={before.get(name)}" for name in changed)
-            raise ValueError(f"{out} was begun with {was}; resume with the same options")
+            raise InputError(f"{out} was begun with {was}; resume with the same options")
     write_json(path, asdict(options), "the options")
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.checks import InputError
+
 __all__ = ["FeatureDistance", "feature_distance", "median_distance"]
 
 Features = Callable[[Tensor], Sequence[Tensor]]
@@ -75,18 +77,18 @@ class FeatureDistance:
             If the shapes do not fit, or a mask is negative or empty.
         """
         if a.shape != b.shape or a.ndim != 4:
-            raise ValueError(
+            raise InputError(
                 "a and b must be images of one shape (B, C, H, W), "
                 f"got {tuple(a.shape)} and {tuple(b.shape)}"
             )
         if mask is not None:
             shapes = [(n, 1, *a.shape[2:]) for n in (len(a), 1)]
             if tuple(mask.shape) not in shapes:
-                raise ValueError(
+                raise InputError(
                     f"mask must have shape {shapes[0]} or {shapes[1]}, got {tuple(mask.shape)}"
                 )
             if not bool((mask >= 0).all() & (mask.flatten(1).sum(1) > 0).all()):
-                raise ValueError(
+                raise InputError(
                     "mask must not be negative, and must have a pixel above 0 in each image"
                 )
             mask = mask.to(a)

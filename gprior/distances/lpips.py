@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gprior.checks import InputError, InputTypeError
 from gprior.distances.features import FeatureDistance, median_distance
 from gprior.priors import Prior
 from gprior.randomness import generator
@@ -75,7 +76,7 @@ class Perceptual(FeatureDistance):
 
     def __init__(self, net: str, weights: str | Path | None = None) -> None:
         if net not in BACKBONES:
-            raise ValueError(f"net must be one of {sorted(BACKBONES)}, got {net!r}")
+            raise InputError(f"net must be one of {sorted(BACKBONES)}, got {net!r}")
         path = locate(net) if weights is None else Path(weights)
         heads = _heads(net)
         self.backbone = _backbone(net, path)
@@ -138,7 +139,7 @@ def _read(path: Path, name: str, wanted: dict[str, tuple[int, ...]]) -> dict[str
     except OSError:
         raise
     except Exception as error:  # pickle's, zipfile's and torch's own
-        raise ValueError(f"{path} is no whole state dict ({type(error).__name__}); {remedy}") from (
+        raise InputError(f"{path} is no whole state dict ({type(error).__name__}); {remedy}") from (
             error
         )
     state = state if isinstance(state, dict) else {}
@@ -147,7 +148,7 @@ def _read(path: Path, name: str, wanted: dict[str, tuple[int, ...]]) -> dict[str
         value = state.get(f"features.{key}")
         if not isinstance(value, Tensor) or tuple(value.shape) != shape:
             has = tuple(value.shape) if isinstance(value, Tensor) else "missing"
-            raise ValueError(
+            raise InputError(
                 f"{path} is no state dict of torchvision's {name}: features.{key} must have shape "
                 f"{shape}, it is {has}; {remedy}"
             )
@@ -171,12 +172,12 @@ def _heads(net: str) -> list[Tensor]:
 def _rgb(images: Tensor) -> Tensor:
     """Return images (B, C, H, W) with three channels."""
     if images.ndim != 4 or images.shape[1] not in (1, 2, 3):
-        raise ValueError(
+        raise InputError(
             "images must be (B, C, H, W) with 1, 3 or (real, imaginary) 2 channels, "
             f"got {tuple(images.shape)}"
         )
     if not images.is_floating_point():
-        raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}")
+        raise InputTypeError(f"images must be floating point in [0, 1], got {images.dtype}")
     if images.shape[1] == 2:
         images = images.square().sum(1, keepdim=True).add(1e-12).sqrt()
     return images.expand(-1, 3, -1, -1)
@@ -221,14 +222,14 @@ def random_distance() -> FeatureDistance:
 def check_perceptual(value: Any, solver: str, has_term: bool) -> None:
     """Refuse a value of a solver's ``perceptual`` that is of no known kind or has no effect."""
     if not has_term and value is not None and value is not False:
-        raise ValueError(
+        raise InputError(
             f"{solver} has no perceptual term, so perceptual={value!r} would be ignored; "
             "leave it out, or choose another solver"
         )
     if isinstance(value, str) and value not in NAMES:
-        raise ValueError(f"perceptual must be one of the names {NAMES}, got {value!r}")
+        raise InputError(f"perceptual must be one of the names {NAMES}, got {value!r}")
     if value is not None and not isinstance(value, (bool, str)) and not callable(value):
-        raise TypeError(
+        raise InputTypeError(
             f"perceptual must be None, True, False, one of the names {NAMES}, a gprior.Perceptual "
             f"or a callable images -> list of feature maps, got {value!r}"
         )
@@ -270,7 +271,7 @@ def choose(
         return wanted, unit_of(wanted, prior)
     own = _of_discriminator(prior)
     if own is None and wanted is not None:
-        raise ValueError(
+        raise InputError(
             f"perceptual={wanted!r} needs features: this prior has no discriminator; pass a "
             "callable images -> list of feature maps as perceptual=, or place the weights of "
             f"LPIPS-VGG at {locate('vgg')}"
@@ -289,7 +290,7 @@ def unit_of(distance: FeatureDistance, prior: Prior) -> float:
     if kind not in known:
         unit = median_distance(distance, prior.sample(2 * PAIRS))
         if not 0 < unit < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"the features {distance.name!r} give samples of this prior a median distance of "
                 f"{unit}, which is no unit; choose other features as perceptual="
             )

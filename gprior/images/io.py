@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gprior.checks import InputError
 from gprior.files import restate, write_bytes
 from gprior.images import medical, raster as imageformats
 from gprior.images.medical import STAMP
@@ -172,7 +173,7 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
     if lo == hi:
         lo, hi = float(values.min()), float(values.max())
     if lo == hi:
-        raise ValueError(
+        raise InputError(
             f"{image.path} is constant (every pixel is {lo:g}), so no intensity range can be "
             "taken from it; give one: --intensity LO,HI"
         )
@@ -239,7 +240,7 @@ def from_unit(array: ArrayLike, intensity: Sequence[float]) -> NDArray[np.float6
 def _check_intensity(intensity: Sequence[float]) -> tuple[float, float]:
     pair = tuple(float(value) for value in intensity)
     if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[0] == pair[1]:
-        raise ValueError(
+        raise InputError(
             f"intensity must be two different finite numbers LO, HI, got {pair}; "
             "for soft tissue in CT for example -160, 240"
         )
@@ -288,13 +289,13 @@ def write_like(
     """
     name = Path(path).name.lower()
     if not name.endswith(EXTENSIONS[image.format]):
-        raise ValueError(
+        raise InputError(
             f"path {os.fspath(path)!r} must end in {' or '.join(EXTENSIONS[image.format])}, "
             f"because {image.path} is {image.format}"
         )
     array = _finite(unit_array)
     if array.shape != image.pixels.shape:
-        raise ValueError(
+        raise InputError(
             f"unit_array must have the shape {image.pixels.shape} of {image.path}, got "
             f"{array.shape}; bring it back onto that grid with unfit(array, record) first"
         )
@@ -336,9 +337,9 @@ def save_png(path: str | os.PathLike[str], array: ArrayLike, bits: Literal[8, 16
     pixels = _finite(array)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or len(pixels) not in (1, 3) or pixels.size == 0:
-        raise ValueError(f"array must be (H, W), (1, H, W) or (3, H, W), got {pixels.shape}")
+        raise InputError(f"array must be (H, W), (1, H, W) or (3, H, W), got {pixels.shape}")
     if bits not in (8, 16) or (bits == 16 and len(pixels) == 3):
-        raise ValueError(f"bits must be 8, or 16 for gray images, got {bits!r}")
+        raise InputError(f"bits must be 8, or 16 for gray images, got {bits!r}")
     top = 2**bits - 1
     stored = imageformats.to_stored(pixels * top, f"uint{bits}", 0, top)
     write_bytes(path, imageformats.encode_pixels(stored, "png"), "the picture")
@@ -347,5 +348,5 @@ def save_png(path: str | os.PathLike[str], array: ArrayLike, bits: Literal[8, 16
 def _finite(array: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise ValueError("array has values that are NaN or infinite; an image must be finite")
+        raise InputError("array has values that are NaN or infinite; an image must be finite")
     return array

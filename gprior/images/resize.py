@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gprior.checks import InputError
+
 __all__ = ["fit", "unfit"]
 
 
@@ -50,10 +52,10 @@ def fit(
     """
     array = np.asarray(array, dtype=np.float64)
     if array.ndim != 3 or array.size == 0:
-        raise ValueError(f"array must be (C, H, W) and not empty, got shape {array.shape}")
+        raise InputError(f"array must be (C, H, W) and not empty, got shape {array.shape}")
     target = [int(n) for n in size]
     if len(target) != 2 or min(target) < 1 or list(size) != target:
-        raise ValueError(f"size must be two positive integers (H, W), got {tuple(size)}")
+        raise InputError(f"size must be two positive integers (H, W), got {tuple(size)}")
     original = list(array.shape[1:])
     ratios = [new / old for new, old in zip(target, original, strict=True)]
     if mode == "stretch":
@@ -62,7 +64,7 @@ def fit(
         ratio = min(ratios) if mode == "pad" else max(ratios)
         resized = [max(1, round(n * ratio)) for n in original]
     else:
-        raise ValueError(f"mode must be 'pad', 'crop' or 'stretch', got {mode!r}")
+        raise InputError(f"mode must be 'pad', 'crop' or 'stretch', got {mode!r}")
     # Where the first pixel of the resized image lies on the target; negative where it is cut.
     offset = [math.trunc((new - n) / 2) for new, n in zip(target, resized, strict=True)]
     record = {
@@ -100,7 +102,7 @@ def unfit(array: ArrayLike, record: dict[str, Any]) -> NDArray[np.float64]:
     """
     array = np.asarray(array, dtype=np.float64)
     if array.ndim != 3 or list(array.shape[1:]) != record["size"]:
-        raise ValueError(
+        raise InputError(
             f"array must be (C, H, W) with (H, W) = {tuple(record['size'])}, the size that fit "
             f"made, got shape {array.shape}"
         )

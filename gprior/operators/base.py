@@ -11,6 +11,8 @@ import torch
 from deepinv.physics import LinearPhysics, ZeroNoise
 from torch import Tensor
 
+from gprior.checks import InputError, InputTypeError
+
 __all__ = ["Operator", "checked_img_size", "checked_int"]
 
 _PHYSICS_OPTIONS = ("implicit_backward_solver", "max_iter", "sensor_model", "solver", "tol")
@@ -61,12 +63,12 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
         **kwargs: Any,
     ) -> None:
         if unknown := sorted(set(kwargs) - set(_PHYSICS_OPTIONS)):
-            raise TypeError(
+            raise InputTypeError(
                 f"{type(self).__name__}() got unknown option(s) {', '.join(unknown)}; beside its "
                 f"own arguments it takes deepinv's {', '.join(_PHYSICS_OPTIONS)}"
             )
         if noise_model is not None and not callable(noise_model):
-            raise TypeError(
+            raise InputTypeError(
                 f"noise_model must be a deepinv noise model, got {noise_model!r}; "
                 "for Gaussian noise pass deepinv.physics.GaussianNoise(sigma)"
             )
@@ -136,13 +138,13 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
     def _checked(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return ``value``, refused unless it is a tensor of shape (B, *shape)."""
         if not isinstance(value, Tensor):
-            raise TypeError(
+            raise InputTypeError(
                 f"{type(self).__name__}: {name} must be a torch.Tensor, got {type(value).__name__}"
             )
         if value.ndim != len(shape) + 1 or tuple(value.shape[1:]) != shape:
             expected = ", ".join(map(str, shape))
             remedy = f"; add the batch: {name}[None]" if tuple(value.shape) == shape else ""
-            raise ValueError(
+            raise InputError(
                 f"{type(self).__name__}: {name} must have shape (B, {expected}), "
                 f"got {tuple(value.shape)}{remedy}"
             )
@@ -194,16 +196,16 @@ def checked_img_size(img_size: Sequence[int]) -> tuple[int, int, int]:
     except (TypeError, ValueError):
         sizes = ()
     if len(sizes) != 3:
-        raise ValueError(f"img_size must be three positive integers (C, H, W), got {img_size!r}")
+        raise InputError(f"img_size must be three positive integers (C, H, W), got {img_size!r}")
     return sizes
 
 
 def checked_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
     """Return ``value`` as an int, refused unless it is an integer in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise InputTypeError(f"{name} must be an integer, got {value!r}")
     number = int(value)
     if (low is not None and number < low) or (high is not None and number > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be {bounds}, got {number}")
+        raise InputError(f"{name} must be {bounds}, got {number}")
     return number

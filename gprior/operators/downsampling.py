@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.operators.base import Operator, checked_img_size, checked_int
 
 __all__ = ["Downsampling"]
@@ -93,7 +94,7 @@ class Downsampling(Operator):
         channels, height, width = checked_img_size(img_size)
         factor = checked_int("factor", factor, 1, min(height, width))
         if padding not in _PADDINGS:
-            raise ValueError(f"padding must be one of {', '.join(_PADDINGS)}, got {padding!r}")
+            raise InputError(f"padding must be one of {', '.join(_PADDINGS)}, got {padding!r}")
         if isinstance(filter, Tensor):
             taps = _separated(filter, channels)
         else:
@@ -172,7 +173,7 @@ def _named_taps(name: str, factor: int) -> Tensor:
     elif name == "nearest":
         taps = torch.ones(1, dtype=torch.float64)
     else:
-        raise ValueError(f"filter must be {', '.join(_FILTERS)} or a tensor, got {name!r}")
+        raise InputError(f"filter must be {', '.join(_FILTERS)} or a tensor, got {name!r}")
     return (taps / taps.sum())[None, None]
 
 
@@ -180,12 +181,12 @@ def _separated(filter: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """Split a filter into (vertical taps, horizontal taps), each (terms, C or 1, k), by its SVD."""
     full = filter[None, None] if filter.ndim == 2 else filter
     if full.ndim != 4 or len(full) != 1 or full.shape[1] not in (1, channels) or not full.numel():
-        raise ValueError(
+        raise InputError(
             f"filter must have shape (h, w) or (1, {channels} or 1, h, w), "
             f"got {tuple(filter.shape)}"
         )
     if full.is_complex() or not bool(full.isfinite().all()) or not bool(full.any()):
-        raise ValueError("filter must be real and finite and not zero everywhere")
+        raise InputError("filter must be real and finite and not zero everywhere")
     precision = torch.finfo(full.dtype if full.is_floating_point() else torch.float64).eps
     u, s, vh = torch.linalg.svd(full[0].detach().cpu().double(), full_matrices=False)
     rank = int((s > max(full.shape[-2:]) * precision * s[:, :1]).sum(-1).max())
@@ -199,7 +200,7 @@ def _decimation(taps: Tensor, size: int, factor: int, padding: str, centred: boo
     k = taps.shape[-1]
     positions = size - k + 1 if padding == "valid" else size
     if positions < 1:
-        raise ValueError(
+        raise InputError(
             f"padding='valid' needs an image at least as large as the filter, got {size} pixels "
             f"for {k} taps; use padding='reflect'"
         )

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.operators.base import Operator, checked_img_size, checked_int
 from gprior.randomness import generator
 
@@ -106,7 +107,7 @@ class Masking(Operator):
         super().__init__(img_size, img_size, noise_model=noise_model, device=device, **kwargs)
         height, width = img_size[1:]
         if box is not None and not (isinstance(mask, str) and mask == "box"):
-            raise ValueError(f"box is for mask='box', got mask={mask!r}; remove one of the two")
+            raise InputError(f"box is for mask='box', got mask={mask!r}; remove one of the two")
         named: dict[Any, Callable[[], Tensor]] = {
             "half": lambda: _half(height, width, side),
             "eye-patch": lambda: _eye_patch(height, width),
@@ -155,7 +156,7 @@ class Masking(Operator):
         self._checked(name, x, self.measurement_shape)
         weights = self.mask if mask is None else self._as_shape(mask).to(x.device)
         if len(weights) not in (1, len(x)):
-            raise ValueError(
+            raise InputError(
                 f"Masking: the mask holds one mask per image, for {len(weights)} images, "
                 f"but {name} has shape {tuple(x.shape)}; pass mask= or call update_parameters"
             )
@@ -164,7 +165,7 @@ class Masking(Operator):
     def _as_mask(self, mask: Tensor | Array) -> Tensor:
         full = self._as_shape(mask)
         if full.is_complex() or not bool(((full >= 0) & (full <= 1)).all()):
-            raise ValueError(
+            raise InputError(
                 "mask must have values in [0, 1], 0 for missing and 1 for observed; "
                 "for a mask in 0...255 pass mask > 0"
             )
@@ -180,7 +181,7 @@ class Masking(Operator):
             or full.shape[1] not in (1, channels)
             or full.shape[2:] != (height, width)
         ):
-            raise ValueError(
+            raise InputError(
                 f"mask must have shape ({height}, {width}), ({channels} or 1, {height}, {width}) "
                 f"or (B, {channels} or 1, {height}, {width}), got {tuple(mask.shape)}"
             )
@@ -195,7 +196,7 @@ def _half(height: int, width: int, side: str) -> Tensor:
         "bottom": (height - height // 2, 0, height // 2, width),
     }
     if side not in boxes:
-        raise ValueError(f"side must be one of {', '.join(_SIDES)}, got {side!r}")
+        raise InputError(f"side must be one of {', '.join(_SIDES)}, got {side!r}")
     return _box(height, width, boxes[side])
 
 
@@ -207,7 +208,7 @@ def _eye_patch(height: int, width: int) -> Tensor:
 
 def _box(height: int, width: int, box: Sequence[int] | None) -> Tensor:
     if box is None or len(box) != 4:
-        raise ValueError(f"box must be (top, left, height, width) in pixels, got {box!r}")
+        raise InputError(f"box must be (top, left, height, width) in pixels, got {box!r}")
     top, left, rows, columns = (checked_int("box", value) for value in box)
     if (
         min(top, left) < 0
@@ -215,7 +216,7 @@ def _box(height: int, width: int, box: Sequence[int] | None) -> Tensor:
         or top + rows > height
         or left + columns > width
     ):
-        raise ValueError(
+        raise InputError(
             f"box must lie within the image of {height} x {width} pixels and hold at least one, "
             f"got (top, left, height, width) = {(top, left, rows, columns)}"
         )
@@ -226,7 +227,7 @@ def _box(height: int, width: int, box: Sequence[int] | None) -> Tensor:
 
 def _random(height: int, width: int, keep: float, seed: int) -> Tensor:
     if not 0 < keep <= 1:
-        raise ValueError(f"keep must be a share of the pixels in (0, 1], got {keep!r}")
+        raise InputError(f"keep must be a share of the pixels in (0, 1], got {keep!r}")
     order = torch.randperm(
         height * width, generator=generator("random mask", checked_int("seed", seed))
     )
@@ -238,14 +239,14 @@ def _random(height: int, width: int, keep: float, seed: int) -> Tensor:
 def _from_file(path: Path, names: list[str]) -> Tensor:
     """Read a mask file as (H, W) with 1 where any colour is nonzero."""
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"mask must be {', '.join(names)}, a tensor, or the path of an image file; "
             f"there is no file {str(path)!r}"
         )
     try:
         with Image.open(path) as image:
             if image.format == "JPEG":
-                raise ValueError(
+                raise InputError(
                     f"mask file {str(path)!r} is a JPEG, whose compression turns zeros into "
                     "nonzeros; save the mask as PNG"
                 )
@@ -255,6 +256,6 @@ def _from_file(path: Path, names: list[str]) -> Tensor:
             else:
                 values = np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"mask file {str(path)!r} is not a readable image: {error}") from error
+        raise InputError(f"mask file {str(path)!r} is not a readable image: {error}") from error
     observed = values != 0
     return torch.from_numpy(observed if observed.ndim == 2 else observed.any(axis=-1))

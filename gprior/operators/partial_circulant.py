@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.operators.base import Operator, checked_img_size, checked_int
 from gprior.randomness import generator
 
@@ -109,9 +110,9 @@ class PartialCirculant(Operator):
         img_size = checked_img_size(img_size)
         seed = checked_int("seed", seed)
         if spectrum not in _SPECTRA:
-            raise ValueError(f"spectrum must be one of {', '.join(_SPECTRA)}, got {spectrum!r}")
+            raise InputError(f"spectrum must be one of {', '.join(_SPECTRA)}, got {spectrum!r}")
         if scale not in (None, "isometry"):
-            raise ValueError(f"scale must be None or 'isometry', got {scale!r}")
+            raise InputError(f"scale must be None or 'isometry', got {scale!r}")
         groups = img_size[0] if channelwise else 1
         n = math.prod(img_size) // groups
         count = _count(m, n)
@@ -222,7 +223,7 @@ def _count(m: int | float, n: int) -> int:
     if not isinstance(m, float):
         return checked_int("m (a count, or as a float a share)", m, 1, n)
     if not 0 < m <= 1:
-        raise ValueError(
+        raise InputError(
             f"m must be a share in (0, 1] if it is a float, got {m}; "
             f"for a count pass an int from 1 to {n}"
         )

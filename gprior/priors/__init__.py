@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-import gprior
 from gprior.priors.adapt import AdaptedPrior
 from gprior.priors.biggan import BigGAN
 from gprior.priors.biggan_layers import Attention as Attention, Block as Block, Norm as Norm
@@ -36,5 +36,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Return what was here before it moved to `gprior.checkpoints`."""
     if name in ("embedded", "load_prior", "save_prior"):
-        return getattr(gprior.checkpoints, name)
+        return getattr(importlib.import_module("gprior.checkpoints"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

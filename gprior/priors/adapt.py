@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.priors.prior import Prior
 from gprior.priors.wrapped import Wrapped
 
@@ -62,18 +63,18 @@ class AdaptedPrior(Wrapped):
         C0, H0, W0 = base.image_shape
         size = size or "resize"
         if len(shape) != 3 or shape[0] not in (1, 2, 3) or min(shape) < 1:
-            raise ValueError(f"image_shape must be (1, 2 or 3, H, W), got {shape}")
+            raise InputError(f"image_shape must be (1, 2 or 3, H, W), got {shape}")
         if size not in SIZES:
-            raise ValueError(f"size must be one of {SIZES}, got {size!r}")
+            raise InputError(f"size must be one of {SIZES}, got {size!r}")
         C, H, W = shape
         if size == "pad" and (H < H0 or W < W0):
-            raise ValueError(f"size='pad' needs at least {H0}x{W0}, got {H}x{W}; use 'crop'")
+            raise InputError(f"size='pad' needs at least {H0}x{W0}, got {H}x{W}; use 'crop'")
         if size == "crop" and (H > H0 or W > W0):
-            raise ValueError(f"size='crop' needs at most {H0}x{W0}, got {H}x{W}; use 'pad'")
+            raise InputError(f"size='crop' needs at most {H0}x{W0}, got {H}x{W}; use 'pad'")
         if phase is not None and (C != 2 or tuple(phase.shape) != (H, W)):
-            raise ValueError(f"phase must be ({H}, {W}) with two channels wanted")
+            raise InputError(f"phase must be ({H}, {W}) with two channels wanted")
         if C0 == 2 and C != 2:
-            raise ValueError("a two-channel prior stays one; adapt its base instead")
+            raise InputError("a two-channel prior stays one; adapt its base instead")
         super().__init__(base, phase=None if phase is None else phase.to(base.like))
         self.size, self.image_shape = size, shape
         self.record = {

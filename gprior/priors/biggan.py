@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gprior.checks import InputError
 from gprior.priors.biggan_layers import Block, Norm
 from gprior.priors.checks import State, check_entry, check_shape, whole
 from gprior.priors.prior import Prior
@@ -213,7 +214,7 @@ class BigGAN(Prior):
     def _embedding(self, z: Tensor, c: Tensor | None, embedding: Tensor | None) -> Tensor:
         check_shape("z", z, (self.z_dim,))
         if (c is None) == (embedding is None):
-            raise ValueError(
+            raise InputError(
                 f"give either c of shape (B, {self.c_dim}) or embedding of shape "
                 f"(B, {self.embed_dim})"
             )
@@ -237,7 +238,7 @@ class BigGAN(Prior):
     def _truncation(self, given: float | None) -> float:
         t = self.truncation if given is None else given
         if not 0 <= t <= 1:
-            raise ValueError(f"truncation must be between 0 and 1, got {t!r}")
+            raise InputError(f"truncation must be between 0 and 1, got {t!r}")
         return t
 
 
@@ -246,32 +247,32 @@ def check_config(config: dict[str, Any]) -> None:
     widths, up, attention = config["widths"], config["up"], config["attention"]
     whole("len(up)", len(up), 1, 64)
     if len(widths) != len(up) + 1 or not all(isinstance(twice, bool) for twice in up):
-        raise ValueError(f"up must have one bool per block, {len(widths) - 1}, got {up}")
+        raise InputError(f"up must have one bool per block, {len(widths) - 1}, got {up}")
     whole("number of blocks with up", sum(up), 1, 10)
     for n in widths:
         whole("every width", n, 1, 1 << 15)
     for a, b in pairwise(widths):
         if config["deep"] and (a % 4 or b not in (a, a / 2)):
-            raise ValueError(
+            raise InputError(
                 "widths of BigGAN-deep must be multiples of 4 before each block, which keeps or "
                 f"halves them, got {widths}"
             )
     for k in attention:
         whole("every entry of attention", k, 0, len(up) - 1)
         if widths[k + 1] % 8:
-            raise ValueError(f"attention needs a width that is a multiple of 8, got {widths}")
+            raise InputError(f"attention needs a width that is a multiple of 8, got {widths}")
     if len(set(attention)) != len(attention):
-        raise ValueError(f"attention must name each block once, got {attention}")
+        raise InputError(f"attention must name each block once, got {attention}")
     for name in ("z_dim", "embed_dim", "c_dim", "n_stats"):
         whole(name, config[name], 1, 1 << 16)
     for name in ("deep", "hierarchical"):
         if not isinstance(config[name], bool):
-            raise ValueError(f"{name} must be True or False, got {config[name]!r}")
+            raise InputError(f"{name} must be True or False, got {config[name]!r}")
     if config["hierarchical"] and (config["deep"] or config["z_dim"] % len(widths)):
-        raise ValueError(
+        raise InputError(
             f"hierarchical=True needs deep=False and a z_dim that is a multiple of {len(widths)}, "
             f"got z_dim={config['z_dim']}"
         )
     eps = config["eps"]
     if not isinstance(eps, float) or not 0 < eps < 1:
-        raise ValueError(f"eps must be a float between 0 and 1, got {eps!r}")
+        raise InputError(f"eps must be a float between 0 and 1, got {eps!r}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gprior.checks import InputError, InputTypeError
 from gprior.priors.checks import State, check_entry, check_shape
 from gprior.priors.prior import Prior
 from gprior.randomness import generator, normal
@@ -80,14 +81,16 @@ class Generator(Prior):
     ) -> None:
         super().__init__()
         if not callable(module):
-            raise TypeError(f"module must be a callable z -> image, got {type(module).__name__}")
+            raise InputTypeError(
+                f"module must be a callable z -> image, got {type(module).__name__}"
+            )
         if range not in RANGES:
-            raise ValueError(f"range must be one of {list(RANGES)}, got {range!r}")
+            raise InputError(f"range must be one of {list(RANGES)}, got {range!r}")
         shape = (latent_shape,) if isinstance(latent_shape, int) else tuple(latent_shape)
         if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"latent_shape must be positive integers, got {latent_shape!r}")
+            raise InputError(f"latent_shape must be positive integers, got {latent_shape!r}")
         if not isinstance(c_dim, int) or c_dim < 0:
-            raise ValueError(f"c_dim must be 0 or a number of classes, got {c_dim!r}")
+            raise InputError(f"c_dim must be 0 or a number of classes, got {c_dim!r}")
         self.module, self.latent_shape, self.range, self.own_draw = module, shape, range, draw
         self.z_dim, self.c_dim = math.prod(shape), c_dim
         self.name = getattr(module, "__name__", type(module).__name__)
@@ -96,7 +99,7 @@ class Generator(Prior):
         self.freeze()
         self.image_shape = self._tried()
         if image_shape is not None and tuple(image_shape) != self.image_shape:
-            raise ValueError(
+            raise InputError(
                 f"image_shape is {tuple(image_shape)}, but {self.name} makes {self.image_shape}"
             )
         self.blocks = self._split()
@@ -114,7 +117,7 @@ class Generator(Prior):
             return normal(keys, (self.z_dim,), self.like)
         drawn = [torch.as_tensor(self.own_draw(generator(*key))) for key in keys]
         if drawn[0].shape != self.latent_shape:
-            raise ValueError(
+            raise InputError(
                 f"draw must return one latent of shape {self.latent_shape}, got "
                 f"{tuple(drawn[0].shape)}"
             )
@@ -142,7 +145,7 @@ class Generator(Prior):
             What the call that ended at ``from_block`` returned.
         """
         if "state" not in self.inputs:
-            raise ValueError(f"{self.name} has no blocks to stop between; pass an nn.Sequential")
+            raise InputError(f"{self.name} has no blocks to stop between; pass an nn.Sequential")
         check_entry(from_block, state, self.num_blocks)
         # A copy, because a network may overwrite what it is given, as ReLU(inplace=True) does.
         x = (self._shaped(z) if state is None else state[0]).clone()
@@ -172,10 +175,10 @@ class Generator(Prior):
         latent = self._shaped(z).clone()
         if not self.c_dim:
             if c is not None:
-                raise ValueError("c was given, but this prior has no classes; leave c=None")
+                raise InputError("c was given, but this prior has no classes; leave c=None")
             return self.module(latent)
         if c is None:
-            raise ValueError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
+            raise InputError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
         check_shape("c", c, (self.c_dim,), (len(z),))
         return self.module(latent, c)
 
@@ -192,25 +195,25 @@ class Generator(Prior):
             x = self._attempt(z.clone().requires_grad_(), c)
         if not isinstance(x, Tensor) or x.ndim != 4 or len(x) != 2 or x.is_complex():
             found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
+            raise InputError(
                 f"{self.name} must return real images (B, C, H, W), for two latents it gave {found}"
             )
         if not bool(x.isfinite().all()):
-            raise ValueError(f"{self.name} returns values that are not finite")
+            raise InputError(f"{self.name} returns values that are not finite")
         if not x.requires_grad:
-            raise ValueError(
+            raise InputError(
                 f"no gradient passes through {self.name}: it must be differentiable, without "
                 "torch.no_grad, .detach() or NumPy inside"
             )
         with torch.no_grad():
             if not torch.allclose(self._attempt(z, c), x, rtol=1e-3, atol=1e-4):
-                raise ValueError(
+                raise InputError(
                     f"{self.name} gives two images for one latent: switch off what it draws at "
                     "random, as dropout by .eval()"
                 )
             alone = self._attempt(z[:1], None if c is None else c[:1])
             if not torch.allclose(alone, x[:1], rtol=1e-3, atol=1e-4):
-                raise ValueError(
+                raise InputError(
                     f"an image of {self.name} depends on the others of its batch: switch that "
                     "off, as batch statistics by .eval()"
                 )
@@ -223,7 +226,7 @@ class Generator(Prior):
         except Exception as error:
             given = f"latents ({', '.join(map(str, (len(z), *self.latent_shape)))})"
             given += "" if c is None else f" and classes {tuple(c.shape)}"
-            raise ValueError(f"{self.name} does not run on {given}: {error}") from error
+            raise InputError(f"{self.name} does not run on {given}: {error}") from error
 
     @torch.no_grad()
     def _split(self) -> list[nn.Module]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from gprior.checks import InputError
 from gprior.randomness import generator
 
 if TYPE_CHECKING:
@@ -126,24 +127,24 @@ class Prior(nn.Module):
         """
         if not self.c_dim:
             if label is not None:
-                raise ValueError("label was given, but this prior has no classes; leave label=None")
+                raise InputError("label was given, but this prior has no classes; leave label=None")
             return None
         if label is None:
-            raise ValueError(f"this prior needs a label between 0 and {self.c_dim - 1}")
+            raise InputError(f"this prior needs a label between 0 and {self.c_dim - 1}")
         given = torch.as_tensor(label, device=self.like.device)
         if given.is_floating_point():
             if given.shape not in ((self.c_dim,), (n, self.c_dim)):
-                raise ValueError(
+                raise InputError(
                     f"a soft label must have shape ({self.c_dim},) or ({n}, {self.c_dim}), "
                     f"got {tuple(given.shape)}"
                 )
             return given.to(self.like.dtype).expand(n, self.c_dim)
         if given.shape not in ((), (n,)):
-            raise ValueError(
+            raise InputError(
                 f"label must be one index or one per image ({n}), got shape {tuple(given.shape)}"
             )
         if given.min() < 0 or given.max() >= self.c_dim:
-            raise ValueError(f"label must be between 0 and {self.c_dim - 1}, got {given.tolist()}")
+            raise InputError(f"label must be between 0 and {self.c_dim - 1}, got {given.tolist()}")
         one_hot = nn.functional.one_hot(given.expand(n).long(), self.c_dim)
         return one_hot.to(self.like.dtype)
 
@@ -166,7 +167,7 @@ class Prior(nn.Module):
             (n, C, H, W), nominally in [0, 1], not clamped.
         """
         if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+            raise InputError(f"n must be at least 1, got {n}")
         return torch.cat([self(**inputs) for inputs in self._sample_inputs(n, seed, label)])
 
     def _sample_inputs(self, n: int, seed: int, label: Label) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gprior.checks import InputError
 from gprior.priors.checks import State, check_entry, check_shape, check_sizes
 from gprior.priors.prior import Prior
 from gprior.priors.stylegan2_layers import SLOPE, Dense, ModulatedConv, channels, upsample
@@ -258,10 +259,10 @@ class StyleGAN2(Prior):
         """
         check_shape("z", z, (self.z_dim,))
         if self.c_dim and c is None:
-            raise ValueError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
+            raise InputError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
         if c is not None:
             if not self.c_dim:
-                raise ValueError("c was given, but this prior has no classes; leave c=None")
+                raise InputError("c was given, but this prior has no classes; leave c=None")
             check_shape("c", c, (self.c_dim,), (len(z),))
         w: Tensor = self.mapping_network(z, c)
         ws = w[:, None].expand(-1, self.num_ws, -1)
@@ -340,7 +341,7 @@ class StyleGAN2(Prior):
         state: State | None,
     ) -> Sequence[str | Tensor]:
         if ws.ndim not in (3, 4) or ws.shape[1] != self.num_ws or ws.shape[-1] != self.w_dim:
-            raise ValueError(
+            raise InputError(
                 f"ws must have shape (B, {self.num_ws}, {self.w_dim}) or "
                 f"(B, {self.num_ws}, rows, {self.w_dim}), got {tuple(ws.shape)}"
             )
@@ -354,17 +355,17 @@ class StyleGAN2(Prior):
                 check_shape(f"state[{i}]", state[i], (n, side, side), batch[1:])
         if isinstance(noise, str):
             if noise not in NOISE_MODES:
-                raise ValueError(f"noise must be one of {NOISE_MODES} or a list, got {noise!r}")
+                raise InputError(f"noise must be one of {NOISE_MODES} or a list, got {noise!r}")
             return [noise] * (self.num_ws - 1)
         shapes = self.noise_shapes
         if isinstance(noise, AnyMapping):
             if unknown := sorted(set(noise) - set(range(len(shapes)))):
-                raise ValueError(f"noise has maps {unknown}; there are 0 to {len(shapes) - 1}")
+                raise InputError(f"noise has maps {unknown}; there are 0 to {len(shapes) - 1}")
             maps: list[str | Tensor] = [noise.get(i, "const") for i in range(len(shapes))]
         else:
             maps = list(noise)
         if len(maps) != self.num_ws - 1:
-            raise ValueError(f"noise must have {self.num_ws - 1} maps, got {len(maps)}")
+            raise InputError(f"noise must have {self.num_ws - 1} maps, got {len(maps)}")
         for i, given in enumerate(maps):
             if isinstance(given, Tensor):
                 check_shape(f"noise[{i}]", given, shapes[i], batch)
@@ -381,7 +382,7 @@ class StyleGAN2(Prior):
     ) -> Tensor:
         """Return images (B, C, H, W), nominally in [0, 1], from z (and c) or from ws."""
         if (z is None) == (ws is None):
-            raise ValueError("give either z or ws")
+            raise InputError("give either z or ws")
         if ws is None:
             ws = self.mapping(z, c, truncation_psi)  # type: ignore[arg-type]
         return (self.synthesis(ws, **synthesis) + 1) / 2

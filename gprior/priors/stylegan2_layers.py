@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gprior.checks import InputError
+
 __all__ = ["Conv", "Dense", "ModulatedConv", "blur", "channels", "fold_", "ready_", "upsample"]
 
 SLOPE = 0.2
@@ -227,7 +229,7 @@ def filterwise(x: Tensor, style: Tensor, weight: Tensor, up: bool, eps: float | 
     """
     B, n_out, size = x.shape[0], weight.shape[0], weight.shape[-1]
     if style.shape[1] < n_out:
-        raise ValueError(
+        raise InputError(
             f"ws has {style.shape[1]} rows per layer, but a layer has {n_out} filters; "
             f"give at least {n_out} rows"
         )

@@ -19,6 +19,7 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, lsqr
 from torch import Tensor, nn
 
+from gprior.checks import InputError, InputTypeError
 from gprior.randomness import normal
 
 __all__ = ["Forward", "Leaves", "as_leaves"]
@@ -48,7 +49,9 @@ def as_leaves(y: Any) -> Leaves:
         return [torch.from_numpy(np.array(y, dtype=np.result_type(y, np.float32)))]
     if isinstance(getattr(y, "x", None), (list, tuple)) or isinstance(y, (list, tuple)):
         return [leaf for part in getattr(y, "x", y) for leaf in as_leaves(part)]
-    raise TypeError(f"y must be a tensor, an array or a deepinv TensorList, got {type(y).__name__}")
+    raise InputTypeError(
+        f"y must be a tensor, an array or a deepinv TensorList, got {type(y).__name__}"
+    )
 
 
 class Forward:
@@ -99,7 +102,7 @@ class Forward:
         elif callable(A):
             self._call = A
         else:
-            raise TypeError(
+            raise InputTypeError(
                 "A must be a deepinv physics, a callable, a matrix (tensor, array, scipy.sparse) "
                 f"or a scipy LinearOperator, got {type(A).__name__}"
             )
@@ -155,7 +158,7 @@ class Forward:
     def _of_physics(self, physics: nn.Module) -> Callable[[Tensor], Any]:
         size = getattr(physics, "img_size", None)
         if size is not None and len(size) == 3 and tuple(size) != self.image_shape:
-            raise ValueError(
+            raise InputError(
                 f"A acts on images of shape {tuple(size)}, but the prior makes {self.image_shape}; "
                 f"build A for {self.image_shape} or use prior.adapt({tuple(size)})"
             )
@@ -170,12 +173,12 @@ class Forward:
         if named is not None:
             unknown = sorted(set(named) - set(buffers))
             if unknown:
-                raise ValueError(
+                raise InputError(
                     f"per_image names {unknown}, but A has the buffers {sorted(buffers)}"
                 )
             for name in named:
                 if tuple(buffers[name].shape[:1]) != (images,):
-                    raise ValueError(
+                    raise InputError(
                         f"per_image names {name}, but it has shape {tuple(buffers[name].shape)}: "
                         f"its first axis must have one entry for each of the {images} images"
                     )
@@ -189,7 +192,7 @@ class Forward:
                 if self._separates(chosen, images):
                     return chosen
         shapes = {name: tuple(b.shape) for name, b in buffers.items()}
-        raise ValueError(
+        raise InputError(
             f"A does not act on {images} images one by one. If it holds parameters per image, "
             f"give one for each of the {images} images in y and name their buffers with "
             f"per_image=(...); A has the buffers {shapes}"
@@ -244,12 +247,12 @@ class _Linear(nn.Module):
 def _checked_matrix(matrix: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     n = int(np.prod(image_shape))
     if matrix.ndim != 2 or matrix.shape[1] != n:
-        raise ValueError(
+        raise InputError(
             f"a matrix A must have shape (m, {n}) to act on images {image_shape}, "
             f"got {tuple(matrix.shape)}"
         )
     if matrix.is_complex():
-        raise ValueError(f"a matrix A must be real{STACK}")
+        raise InputError(f"a matrix A must be real{STACK}")
     return matrix
 
 
@@ -259,15 +262,15 @@ def _through_numpy(
     """Return a SciPy operator on ``x.flatten(1)`` as a differentiable function."""
     n = int(np.prod(image_shape))
     if operator.shape[1] != n:
-        raise ValueError(
+        raise InputError(
             f"A must have shape (m, {n}) to act on images {image_shape}, got {operator.shape}"
         )
     if np.issubdtype(operator.dtype, np.complexfloating):
-        raise ValueError(f"a SciPy operator A must be real{STACK}")
+        raise InputError(f"a SciPy operator A must be real{STACK}")
     try:
         operator.rmatvec(np.zeros(operator.shape[0]))
     except (NotImplementedError, TypeError) as error:
-        raise ValueError("a SciPy LinearOperator A needs rmatvec, its transpose") from error
+        raise InputError("a SciPy LinearOperator A needs rmatvec, its transpose") from error
 
     class Product(torch.autograd.Function):
         @staticmethod

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.distances import FeatureDistance, feature_distance
 from gprior.priors import Prior
 from gprior.problem.forward import Forward, Leaves
@@ -177,7 +178,7 @@ class Problem:
         term.
         """
         if self.perceptual is None:
-            raise ValueError("this problem has no perceptual term")
+            raise InputError("this problem has no perceptual term")
         maps, between = self.perceptual.distance.maps, self.perceptual.between
         wanted, y = self.maps, self.seen(predicted)
         if wanted is None:

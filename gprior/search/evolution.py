@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
+
 __all__ = ["CSA", "CMAPackage", "Fixed", "Sampler", "population_size"]
 
 
@@ -111,7 +113,7 @@ class CSA:
         self, mean: Tensor, sigma: float | Tensor, members: int, diagonal: bool = False
     ) -> None:
         if members < 2:
-            raise ValueError(f"members must be at least 2, got {members}")
+            raise InputError(f"members must be at least 2, got {members}")
         d = mean.shape[1]
         self.mean, self.diagonal, self.generation = mean, diagonal, 0
         self.sigma = torch.zeros_like(mean[:, 0]) + sigma

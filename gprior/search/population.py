@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.problem import Problem, entries
 from gprior.randomness import normal
 from gprior.search.evolution import Sampler
@@ -191,7 +192,7 @@ class Flock:
     def finish(self) -> Outcome:
         """Return the best point of each row with all that its search spent."""
         if self.best is None:
-            raise ValueError("nothing was searched: steps must be positive in one stage at least")
+            raise InputError("nothing was searched: steps must be positive in one stage at least")
         lost = self.reason.count("non-finite")
         if lost:
             warnings.warn(

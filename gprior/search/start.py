@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.randomness import generator
@@ -27,7 +28,7 @@ def check_init(init: Init) -> None:
     """Refuse an ``init`` that is none of the known kinds."""
     named = init in ("mean", "random") or candidates(init) if isinstance(init, str) else False
     if not (named or isinstance(init, (Tensor, Mapping)) or callable(init)):
-        raise ValueError(
+        raise InputError(
             "init must be 'mean', 'random', 'best-of:N' with N >= 1, latents (a tensor or a "
             f"dictionary with 'z' or 'w'), or a callable image -> latents; got {init!r}"
         )
@@ -57,11 +58,11 @@ def latents_of(init: Init, guess: Callable[[], Tensor], images: int) -> Init:
         or not {"z", "w"} & set(found)
     ):
         names = sorted(found) if isinstance(found, Mapping) else type(found).__name__
-        raise ValueError(f"latents must have 'z' or 'w' (and 'c'), got {names}")
+        raise InputError(f"latents must have 'z' or 'w' (and 'c'), got {names}")
     latents = {name: torch.as_tensor(value) for name, value in found.items()}
     for name, value in latents.items():
         if value.ndim == 0 or len(value) not in (1, images):
-            raise ValueError(
+            raise InputError(
                 f"init must have one {name} for each of the {images} images or one for all, got "
                 f"shape {tuple(value.shape)}"
             )
@@ -193,13 +194,13 @@ def _given(problem: Problem, latents: Any, c: Tensor | None) -> Variables:
     if prior.c_dim and c is None:
         c = rows.get("c")
         if c is None:
-            raise ValueError("this prior has classes: pass label= together with latents")
+            raise InputError("this prior has classes: pass label= together with latents")
     start = _draw(problem, c, 0)
     for name in set(rows) - {"c"}:
         if name not in start:
-            raise ValueError(f"init has {name}, which this prior lacks; it has {sorted(start)}")
+            raise InputError(f"init has {name}, which this prior lacks; it has {sorted(start)}")
         if rows[name].shape != start[name].shape:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have shape (B, {', '.join(map(str, start[name].shape[1:]))}), "
                 f"got {tuple(rows[name].shape)}"
             )

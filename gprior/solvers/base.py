@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.distances import check_perceptual
 from gprior.priors import Prior
 from gprior.problem import Problem
@@ -92,7 +93,7 @@ class Solver:
                 )
                 start = {**outcome.start, **outcome.code}
         if outcome is None:
-            raise ValueError(f"steps must be positive in one stage at least, got {self.steps}")
+            raise InputError(f"steps must be positive in one stage at least, got {self.steps}")
         outcome.evaluations += cost
         return outcome
 
@@ -101,7 +102,7 @@ class Solver:
     ) -> tuple[Variables, Tensor]:
         """Return where `init` says that a search of this space starts, and what that cost."""
         if space.from_z and isinstance(self.init, Mapping) and "z" not in self.init:
-            raise ValueError(
+            raise InputError(
                 f"{type(self).__name__} starts from z, but init has {sorted(self.init)}; give z"
             )
         return starting_point(problem, objective, self.init, c, self.max_batch)
@@ -150,7 +151,7 @@ class Solver:
         """
         least = restarts * replace(self, steps=1).cost(classes)
         if not least - 1e-9 <= budget < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"budget must be at least {least:.1f} evaluations for {restarts} restart(s) with "
                 f"init={self.init!r} and finite, got {budget}; raise it, or choose a cheaper init"
             )
@@ -163,20 +164,20 @@ class Solver:
         usual = next(f.default for f in fields(self) if f.name == "steps")
         given = self.steps if isinstance(self.steps, (tuple, list)) else (self.steps,)
         if not all(is_whole(n) and n >= 0 for n in given) or sum(given) < 1:
-            raise ValueError(f"steps must be a positive integer, got {self.steps!r}")
+            raise InputError(f"steps must be a positive integer, got {self.steps!r}")
         if isinstance(usual, tuple):
             if len(given) == 1:
                 given = shared_out(given[0], usual)
             if len(given) != len(usual):
-                raise ValueError(
+                raise InputError(
                     f"steps must be one number or one for each of the {len(usual)} stages, "
                     f"got {self.steps!r}"
                 )
             object.__setattr__(self, "steps", tuple(given))
         elif len(given) != 1 or isinstance(self.steps, (tuple, list)):
-            raise ValueError(f"steps must be one positive integer, got {self.steps!r}")
+            raise InputError(f"steps must be one positive integer, got {self.steps!r}")
         if not is_whole(self.max_batch) or self.max_batch < 1:
-            raise ValueError(f"max_batch must be a positive integer, got {self.max_batch!r}")
+            raise InputError(f"max_batch must be a positive integer, got {self.max_batch!r}")
         check_perceptual(self.perceptual, type(self).__name__, self.has_perceptual)
 
     def constants(self) -> dict[str, Any]:

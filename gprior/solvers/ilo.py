@@ -40,6 +40,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.search import (
@@ -110,7 +111,7 @@ class ILO(Solver):
         radii = self.radius if isinstance(self.radius, (tuple, list)) else (self.radius,) * 3
         positive = all(isinstance(r, (int, float)) and r > 0 for r in radii)
         if self.radius not in ("auto", None) and not (positive and len(radii) == 3):
-            raise ValueError(
+            raise InputError(
                 "radius must be 'auto', None, a positive fraction, or 3 positive numbers for "
                 f"rounds 1 to 3, got {self.radius!r}"
             )

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.search import (
@@ -92,13 +93,13 @@ class Latent(Solver):
         given = tuple(self.names)
         unknown = [name for name in given if name not in LATENTS + EXTRAS]
         if unknown or not given or len(set(given)) != len(given):
-            raise ValueError(
+            raise InputError(
                 f"spaces must be different names among {LATENTS + EXTRAS}, got {self.spaces!r}"
             )
         if len(set(given) & set(LATENTS)) > 1:
-            raise ValueError(f"spaces must have one latent at most, got {self.spaces!r}")
+            raise InputError(f"spaces must have one latent at most, got {self.spaces!r}")
         if self.optimizer not in ("adam", "lbfgs"):
-            raise ValueError(f"optimizer must be 'adam' or 'lbfgs', got {self.optimizer!r}")
+            raise InputError(f"optimizer must be 'adam' or 'lbfgs', got {self.optimizer!r}")
         object.__setattr__(self, "spaces", given)
 
     @property

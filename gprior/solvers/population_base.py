@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.search import (
@@ -110,18 +111,18 @@ class Population(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.population is not None and (not is_whole(self.population) or self.population < 2):
-            raise ValueError(f"population must be an integer from 2 on, got {self.population!r}")
+            raise InputError(f"population must be an integer from 2 on, got {self.population!r}")
         if not self.bound > 0:
-            raise ValueError(f"bound must be positive, got {self.bound!r}")
+            raise InputError(f"bound must be positive, got {self.bound!r}")
         plan = self.plan
         if plan.outer + plan.final < 1:
-            raise ValueError(f"steps must have a generation or a final step, got {self.steps!r}")
+            raise InputError(f"steps must have a generation or a final step, got {self.steps!r}")
         if plan.sampler not in OUTER:
-            raise ValueError(f"outer must be one of {OUTER}, got {plan.sampler!r}")
+            raise InputError(f"outer must be one of {OUTER}, got {plan.sampler!r}")
         if plan.told not in TOLD:
-            raise ValueError(f"told must be one of {TOLD}, got {plan.told!r}")
+            raise InputError(f"told must be one of {TOLD}, got {plan.told!r}")
         if plan.polish is not None and (not is_whole(plan.polish) or plan.polish < 1):
-            raise ValueError(f"polish must be a positive integer, got {plan.polish!r}")
+            raise InputError(f"polish must be a positive integer, got {plan.polish!r}")
 
     def on(self, prior: Prior) -> Solver:
         """Return this solver with its population for the latents of a prior."""
@@ -134,7 +135,7 @@ class Population(Solver):
     def members(self) -> int:
         """Members of each row."""
         if self.population is None:
-            raise ValueError("population depends on the prior: call on(prior), or give it")
+            raise InputError("population depends on the prior: call on(prior), or give it")
         return self.population
 
     @property
@@ -222,7 +223,7 @@ class Population(Solver):
             return ZEmbedding() & box
         if prior.c_dim:
             return ZClass() & box & Simplex(("c",))
-        raise ValueError("search_class=True needs a prior with classes; leave it out")
+        raise InputError("search_class=True needs a prior with classes; leave it out")
 
     def sampler(self, z: Tensor) -> Sampler:
         """Return the outer sampler around z (R, d), or around 0 where z is only a draw."""
@@ -243,10 +244,10 @@ def weighted(problem: Problem, foreground: Tensor | None) -> Problem:
     mask, y = torch.as_tensor(foreground), problem.y[0]
     mask = mask if mask.ndim == 4 else mask[None, None]
     if len(problem.y) != 1 or y.ndim != 4 or y.is_complex():
-        raise ValueError("foreground needs a measurement that is one batch of images")
+        raise InputError("foreground needs a measurement that is one batch of images")
     last = int(problem.image.max())
     if tuple(mask.shape[1:]) != (1, *y.shape[2:]) or not (len(mask) == 1 or last < len(mask)):
-        raise ValueError(
+        raise InputError(
             f"foreground must have shape {tuple(y.shape[2:])}, or (B, 1, {y.shape[2]}, "
             f"{y.shape[3]}) with one mask for each image, got {tuple(foreground.shape)}"
         )

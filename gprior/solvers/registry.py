@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from gprior.checks import InputError, InputTypeError
 from gprior.priors import Prior
 from gprior.solvers.base import Solver
 from gprior.solvers.basin_cma import CMA, AdamSeeds, BasinCMA, CMAAdam
@@ -72,7 +73,7 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
     works = [name for name, kind in SOLVERS.items() if kind.needs <= prior.inputs]
     if isinstance(solver, Solver):
         if constants:
-            raise TypeError(
+            raise InputTypeError(
                 f"constants {sorted(constants)} go with a solver's name; this solver is an "
                 "instance: set its fields instead"
             )
@@ -80,16 +81,18 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
     else:
         name = solver or ("lbrgm" if "lbrgm" in works else "csgm")
         if name not in SOLVERS:
-            raise ValueError(f"solver {name!r} is unknown; solvers are {sorted(SOLVERS)}")
+            raise InputError(f"solver {name!r} is unknown; solvers are {sorted(SOLVERS)}")
         kind = SOLVERS[name]
         valid = [f.name for f in fields(kind)]
         wrong = sorted(set(constants) - set(valid))
         if wrong:
-            raise TypeError(f"{name} has no constant {wrong}; its constants are {sorted(valid)}")
+            raise InputTypeError(
+                f"{name} has no constant {wrong}; its constants are {sorted(valid)}"
+            )
         found = kind(**constants)
     lacking = sorted(found.required() - prior.inputs)
     if lacking:
-        raise ValueError(
+        raise InputError(
             f"{type(found).__name__} needs the inputs {lacking}, which this prior lacks; "
             f"solvers that work with it are {works}"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.images import EXTENSIONS
 from gprior.training.head_phantoms import CONTRASTS, phantoms
 
@@ -81,15 +82,15 @@ def folder_set(
     from gprior.images import fit, read_image, to_unit
 
     if not folder.is_dir():
-        raise ValueError(f"data must be a folder of images or 'phantoms', got {folder}")
+        raise InputError(f"data must be a folder of images or 'phantoms', got {folder}")
     endings = tuple(end for ends in EXTENSIONS.values() for end in ends)
     paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(endings))
     if len(paths) < 20:
-        raise ValueError(f"{folder} has {len(paths)} images; training needs at least 20")
+        raise InputError(f"{folder} has {len(paths)} images; training needs at least 20")
     names = tuple(sorted({p.relative_to(folder).parts[0] for p in paths if p.parent != folder}))
     loose = [p for p in paths if p.parent == folder]
     if names and loose:
-        raise ValueError(f"{folder} has images beside class folders ({loose[0].name}); move them")
+        raise InputError(f"{folder} has images beside class folders ({loose[0].name}); move them")
     images, labels = [], []
     for path in paths:
         array = fit(to_unit(read_image(path))[0], (resolution, resolution), "crop")[0]

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.distances import median_distance
 from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
@@ -281,9 +282,9 @@ class Trainer:
             config = {**defaults, **state["config"]}
             parts = {name: state[name] for name in self._parts()}
         except Exception as error:
-            raise ValueError(f"{path} is no readable training checkpoint: {error}") from error
+            raise InputError(f"{path} is no readable training checkpoint: {error}") from error
         if config != self.G.config:
-            raise ValueError(
+            raise InputError(
                 f"{path} is a checkpoint of another architecture: {config}, "
                 f"not {self.G.config}; give the same sizes or another --out"
             )

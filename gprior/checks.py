@@ -1,0 +1,111 @@
+"""Errors that a user can mend, and checks of the numbers that a user gives."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["InputError", "InputTypeError", "integer", "number"]
+
+
+class InputError(ValueError):
+    """An argument, a file or a combination of them that the user can mend.
+
+    The message names the argument, the rule, the value and the remedy. Any other `ValueError`
+    that leaves the package is a bug.
+    """
+
+
+class InputTypeError(InputError, TypeError):
+    """An `InputError` about the type of an argument, or about a name that does not exist."""
+
+
+InputError.__module__ = InputTypeError.__module__ = "gprior"  # where users find them
+
+
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """Return an integer that a user gave, as Python's ``int``.
+
+    NumPy's integers are integers; booleans and floats are not.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What was given.
+    least, most : int, optional
+        Smallest and largest allowed value.
+
+    Raises
+    ------
+    InputError
+        If it is not an integer, or out of range.
+
+    Examples
+    --------
+    >>> integer("steps", 3, least=1)
+    3
+    >>> integer("steps", True, least=1)
+    Traceback (most recent call last):
+    gprior.InputError: steps must be an integer of at least 1, got True
+    """
+    low, high = -math.inf if least is None else least, math.inf if most is None else most
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not low <= int(value) <= high:
+        raise InputError(f"{name} must be an integer{_range(least, most)}, got {value!r}")
+    return int(value)
+
+
+def number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    finite: bool = True,
+) -> float:
+    """Return a real number that a user gave, as Python's ``float``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What was given; NumPy's numbers and integers count, booleans do not.
+    least, most : float, optional
+        Smallest and largest allowed value.
+    above : float, optional
+        A value that it must be larger than.
+    finite : bool
+        Whether infinity is refused; NaN always is.
+
+    Raises
+    ------
+    InputError
+        If it is not a real number, or out of range.
+
+    Examples
+    --------
+    >>> number("lr", "a", above=0)
+    Traceback (most recent call last):
+    gprior.InputError: lr must be a finite number above 0, got 'a'
+    """
+    given = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    low, high = -math.inf if least is None else least, math.inf if most is None else most
+    fits = low <= given <= high and (above is None or given > above)  # NaN does not
+    if not fits or (finite and math.isinf(given)):
+        rule = "a finite number" if finite else "a number"
+        limit = _range(least, most) if above is None else f" above {above:g}"
+        raise InputError(f"{name} must be {rule}{limit}, got {value!r}")
+    return given
+
+
+def _range(least: float | None, most: float | None) -> str:
+    """Return the words for a range."""
+    if least is None and most is None:
+        return ""
+    if most is None:
+        return f" of at least {least}"
+    return f" of at most {most}" if least is None else f" from {least} to {most}"
