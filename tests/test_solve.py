@@ -354,7 +354,7 @@ def test_constants_are_validated(name, prior, scene):
     for wrong in (0, -1, 1.5, "3"):
         with pytest.raises(ValueError, match="steps must be"):
             run(y, A, prior, name, steps=wrong)
-    with pytest.raises(ValueError, match="max_batch must be a positive integer"):
+    with pytest.raises(ValueError, match="max_batch must be an integer of at least 1"):
         run(y, A, prior, name, max_batch=0)
     instance = SOLVERS[name](steps=3)
     with pytest.raises(TypeError, match=r"constants \['lr'\] go with a solver's name"):
