@@ -40,6 +40,24 @@ def test_first_example_runs() -> None:
     assert names["result"].x.shape == names["truth"].shape
 
 
+def test_readme_has_its_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    at = lines.index("    pip install . && gprior demo")
+    assert lines[at + 1] == '    pip install -e ".[test]" && pytest -n auto'
+
+
+def test_readme_maps_every_folder_of_the_package() -> None:
+    import gprior
+
+    package = Path(gprior.__file__).parent
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    section = (ROOT / "README.md").read_text().partition("## The map")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^      (\w+)/ ", section, re.MULTILINE)) == folders
+    assert {path.name for path in package.glob("*.py")} - {"__init__.py"} == set(
+        re.findall(r"\b\w+\.py\b", section)
+    )
+
+
 def test_first_page_has_the_readme_example() -> None:
     page = (ROOT / "docs" / "index.rst").read_text()
     assert textwrap.indent(readme_example(), "   ", lambda line: bool(line.strip())) in page
