@@ -293,7 +293,7 @@ OTHERS = {
     "a classifier": ({"fc.weight": torch.zeros(1)}, "'fc.weight'"),
     "nothing": ({}, "nothing"),
     "a list": ([torch.zeros(1)], "a list"),
-    "a tensor": (torch.zeros(3), "a Stored"),
+    "a tensor": (torch.zeros(3), "a StoredTensor"),
     "one number": (5, "a int"),
     "BigGAN-deep without config": ({"generator.gen_z.weight_orig": torch.zeros(1)}, "config.json"),
 }

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from gprior.checkpoints import load_prior, read_checkpoint
 from gprior.checkpoints.containers import MAGIC
-from gprior.checkpoints.pickles import INSTRUCTIONS, TEXT
+from gprior.checkpoints.pickles import MAX_INSTRUCTIONS, MAX_TEXT
 
 DATA = Path(__file__).parent / "data"
 TRAINING = DATA / "rosinality" / "size64_training" / "checkpoint.pt"
@@ -271,8 +271,8 @@ CASES = {
     "marks in marks": P2 + MARK * 150_000 + STOP,
     "a list in itself": P2 + LIST + b"q\0h\0a.",
     "a dictionary in itself": P2 + DICT + b"q\0" + text("g_ema") + b"h\0s.",
-    "too many instructions": P2 + NONE * (INSTRUCTIONS + 10) + STOP,
-    "too much text": P2 + text("a" * (TEXT + 10)) + STOP,
+    "too many instructions": P2 + NONE * (MAX_INSTRUCTIONS + 10) + STOP,
+    "too much text": P2 + text("a" * (MAX_TEXT + 10)) + STOP,
     "keys with one hash": P2
     + DICT
     + MARK
