@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 import gprior
 from gprior.checkpoints import load_prior, read_checkpoint, save_prior
 from gprior.checkpoints.inert import tensors_of
+from gprior.checkpoints.nvlabs_tf import from_tensorflow
+from gprior.checks import InputError
 from gprior.cli import main
 from gprior.priors import BigGAN, StyleGAN2
 
@@ -369,6 +371,36 @@ def test_other_options_are_refused(attribute, value, message, tmp_path):
     (tmp_path / "n.pkl").write_bytes(data.replace(old, new))
     with pytest.raises(ValueError, match=message):
         load_prior(tmp_path / "n.pkl")
+
+
+def nested_lists(levels=40):
+    """Return a list that holds one list ten times, which holds one list ten times, and so on."""
+    value = []
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("act", "relu", "option act is 'relu', only 'lrelu' is read"),
+        ("resample_kernel", [1, 2, 1], r"is \[1, 2, 1\], only \[1, 3, 3, 1\] is read"),
+        ("resample_kernel", nested_lists(), "option resample_kernel is None"),
+        ("mapping_lrmul", None, "mapping_lrmul should be a number above 0.*got None"),
+        ("mapping_lrmul", 0, "got 0"),
+        ("mapping_lrmul", nested_lists(), "got a list"),  # to print it would take for ever
+        ("conv_clamp", -1.0, "conv_clamp should be a number above 0.*got -1.0"),
+    ],
+)
+def test_other_options_of_tensorflow_are_refused(name, value, message):
+    path = FILES["tensorflow"]
+    network = read_checkpoint(path)[2]
+    parts = [network, *network.state.get("components", {}).values()]
+    for part in parts:
+        part.state["static_kwargs"][name] = value
+    with pytest.raises(InputError, match=message):
+        from_tensorflow(network, path.stat().st_size)
 
 
 # --- BigGAN's folders ------------------------------------------------------------------------

@@ -68,9 +68,9 @@ class Reader(PublishedTensors):
             shape = (shape[1], shape[0], 3, 3)
         weight = self.weight(name, shape)
         state = {"weight": doubling(weight) if transposed else weight}
-        return (
-            state if layer.bias is None else {**state, "bias": self.read(f"{name}.bias", shape[0])}
-        )
+        if layer.bias is not None:
+            state["bias"] = self.read(f"{name}.bias", shape[0])
+        return state
 
     def _norm(self, layer: Norm, name: str) -> dict[str, Tensor]:
         """Return the state of a batch normalisation."""
