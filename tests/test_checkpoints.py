@@ -1,4 +1,8 @@
-"""Checkpoints of others: the same images and gradients, and nothing but data from any file."""
+"""Published checkpoints: priors have the images and gradients of the original code.
+
+Files are read as data and never as code. The fixtures have recorded inputs and outputs of the
+original code beside each checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +51,13 @@ PLAIN = DATA / "biggan_ajbrock" / "res64" / "G_ema.pth"
 
 @functools.cache
 def loaded(kind):
-    """Return the prior of a fixture. Shared: not to be changed."""
+    """Return the prior of a fixture. It is shared between tests, which must not change it."""
     return load_prior(FILES[kind])
 
 
 @functools.cache
 def recorded(kind):
-    """Return the recorded inputs and outputs, and the facts."""
+    """Return the recorded inputs and outputs, and the facts in meta.json."""
     folder = FILES[kind].parent
     arrays = {k: torch.from_numpy(v) for k, v in np.load(folder / "io.npz").items()}
     return arrays, json.loads((folder / "meta.json").read_text())
@@ -120,13 +124,13 @@ def given_noise(kind):
     return [m.requires_grad_() for m in maps]
 
 
-def similar(ours, theirs):
-    """Check for equality up to rounding, which memory alignment changes."""
-    assert (ours - theirs).abs().max() < 5e-6
+def similar(actual, expected):
+    """Check for equality except for rounding, which depends on the alignment of memory."""
+    assert (actual - expected).abs().max() < 5e-6
 
 
-def same(ours, theirs):
-    torch.testing.assert_close(ours.detach(), theirs, rtol=0, atol=5e-5)
+def same(actual, expected):
+    torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=5e-5)
 
 
 @KINDS
@@ -134,15 +138,15 @@ def test_gradients_are_those_of_the_original(kind):
     arrays, _ = recorded(kind)
     prior, noise = loaded(kind), given_noise(kind)
     wplus = arrays["wplus"].clone().requires_grad_()
-    # NVIDIA's were recorded with the constant noise maps, except those of the maps themselves.
+    # NVIDIA's gradients were recorded with the constant noise maps, except those of the maps.
     constant = "w" not in arrays
     images = prior.synthesis(wplus, noise="const" if constant else noise)
-    found = {"wplus": torch.autograd.grad((images * arrays["cot"]).sum(), wplus)[0]}
+    actual = {"wplus": torch.autograd.grad((images * arrays["cot"]).sum(), wplus)[0]}
     if noise:
         images = prior.synthesis(wplus, noise=noise)
         gradients = torch.autograd.grad((images * arrays["cot"]).sum(), noise)
-        found |= {f"noise_{i}": g.view_as(arrays[f"noise_{i}"]) for i, g in enumerate(gradients)}
-    for name, gradient in found.items():
+        actual |= {f"noise_{i}": g.view_as(arrays[f"noise_{i}"]) for i, g in enumerate(gradients)}
+    for name, gradient in actual.items():
         expected = arrays[f"grad_{name}"]
         assert (gradient - expected).abs().max() < 1e-4 * expected.abs().max(), name
 
@@ -158,14 +162,14 @@ def test_the_clamp_of_a_checkpoint_is_reached():
     assert (free.freeze().synthesis(arrays["wplus"]) - arrays["img_wplus_const"]).abs().max() > 0.1
 
 
-def test_what_a_checkpoint_says_about_itself():
+def test_sizes_and_record_come_from_the_file():
     prior = loaded("ada conditional")
     assert (prior.c_dim, prior.config["conv_clamp"]) == (5, 256)
-    assert loaded("stylegan3 repository").config["conv_clamp"] == 256  # a default there,
-    assert loaded("ada").config["conv_clamp"] is None  # but not here
+    assert loaded("stylegan3 repository").config["conv_clamp"] == 256  # its default
+    assert loaded("ada").config["conv_clamp"] is None  # its default
     assert "noise" not in loaded("ada without noise").inputs
     assert loaded("ada without noise").z_dim == 48
-    assert loaded("rosinality").widths == [32, 32, 24, 16]  # by no rule
+    assert loaded("rosinality").widths == [32, 32, 24, 16]  # they follow no rule
     for kind, origin in ORIGINS.items():
         prior = loaded(kind)
         assert prior.record["origin"] == origin and prior.record["licence"]
@@ -175,7 +179,7 @@ def test_what_a_checkpoint_says_about_itself():
 
 
 @pytest.mark.parametrize("name", ["weights", "a.pkl", "b.pt", "c.safetensors", "phantom-64"])
-def test_the_name_of_a_file_says_nothing(name, tmp_path):
+def test_the_name_of_a_file_has_no_influence(name, tmp_path):
     for kind in ("tensorflow", "rosinality"):
         shutil.copy(FILES[kind], tmp_path / name)
         assert load_prior(tmp_path / name).record["origin"] == ORIGINS[kind]
@@ -191,7 +195,7 @@ def test_loading_leaves_the_global_generator_and_the_file_alone():
     assert FILES["rosinality training"].stat().st_mtime_ns == stamp.st_mtime_ns
 
 
-def test_a_prior_keeps_nothing_of_the_file(tmp_path):
+def test_a_prior_does_not_depend_on_the_file_after_loading(tmp_path):
     path = tmp_path / "network.pkl"
     shutil.copy(FILES["ada"], path)
     prior = load_prior(path)
@@ -200,7 +204,7 @@ def test_a_prior_keeps_nothing_of_the_file(tmp_path):
 
 
 @KINDS
-def test_solvers_run_on_them(kind):
+def test_solvers_run_on_published_checkpoints(kind):
     prior = loaded(kind)
     A = gprior.operators.Downsampling(prior.image_shape, 2)
     result = gprior.solve(A(prior.sample(1)), A, prior, steps=2)
@@ -276,7 +280,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_variant_is_named_and_refused(case, tmp_path):
+def test_a_variant_is_refused_and_the_message_says_why(case, tmp_path):
     changed, message = WRONG[case]
     state, mean = rosinality_state()
     merged = {**state, "latent_avg": mean, **changed}
@@ -329,7 +333,7 @@ def test_a_discriminator_in_the_place_of_the_generator_is_refused(tmp_path):
         load_prior(tmp_path / "n.pkl")
     data = FILES["tensorflow"].read_bytes()
     assert data.endswith(b"\x87\x94.")  # the three as a tuple
-    (tmp_path / "n.pkl").write_bytes(data[:-3] + b"0.")  # the second alone
+    (tmp_path / "n.pkl").write_bytes(data[:-3] + b"0.")  # only the second
     with pytest.raises(ValueError, match="discriminator"):
         load_prior(tmp_path / "n.pkl")
 
@@ -453,7 +457,7 @@ def test_folders_without_weights(deep):
     (deep / "pytorch_model.bin").unlink()
     with pytest.raises(ValueError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         load_prior(deep)
-    os.mkfifo(deep / "pytorch_model.bin")  # reading it would wait for ever
+    os.mkfifo(deep / "pytorch_model.bin")  # to read it would wait for ever
     with pytest.raises(ValueError, match="not a regular file"):
         load_prior(deep)
 
@@ -498,7 +502,7 @@ def test_convert_refuses(tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == before
 
 
-def test_info_of_a_checkpoint_of_others():
+def test_info_of_a_published_checkpoint():
     facts = dict(
         line.split(maxsplit=1)
         for line in call("info", FILES["ada conditional"]).output.split("\n")
