@@ -930,6 +930,11 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     assert read_image(tmp_path / "x.png").pixels.shape == (1, 3, 4)
 
 
+def test_an_image_file_error_is_an_input_error() -> None:
+    """The command line shows an InputError to the user, and any other ValueError as a bug."""
+    assert issubclass(ImageFileError, InputError)
+
+
 def test_files_that_cannot_be_opened_or_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"cannot open .*missing\.png: No such file"):
         read_image(tmp_path / "missing.png")

@@ -45,7 +45,7 @@ EXTENSIONS = {
 CONVERT = "obtain the file again, or convert it to .npy with shape (H, W) or (3, H, W)"
 
 
-class ImageFileError(ValueError):
+class ImageFileError(InputError):
     """A file that cannot be read, or from which no image can be derived.
 
     The message names the file, the rule and the remedy.
