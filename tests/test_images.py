@@ -102,6 +102,18 @@ def test_big_endian_and_multipage_tiff(tmp_path: Path) -> None:
         read_image(tmp_path / "x.tif", slice=3)
 
 
+@pytest.mark.parametrize("index", [True, 1.0, "1", -1])
+def test_a_slice_is_an_integer(tmp_path: Path, index: Any) -> None:
+    """NumPy's integers are integers; booleans and floats are not."""
+    save_tiff(
+        tmp_path / "x.tif", pixels16(), save_all=True, append_images=[Image.new("I;16", (1, 1))]
+    )
+    assert read_image(tmp_path / "x.tif", slice=np.int64(1)).geometry["page"] == 1
+    assert read_image(BRAIN, axis=np.int64(1)).geometry["axis"] == 1
+    with pytest.raises(ImageFileError, match="slice must be an integer from 0 to 1, got"):
+        read_image(tmp_path / "x.tif", slice=index)
+
+
 @pytest.mark.parametrize(
     ("stored", "tags", "dtype"),
     [
@@ -267,7 +279,7 @@ def test_default_intensity(tmp_path: Path) -> None:
     sparse = np.zeros((100, 100))
     sparse[3, 4] = 7
     assert of(sparse) == (0, 7)
-    with pytest.raises(ValueError, match=r"constant.*--intensity LO,HI"):
+    with pytest.raises(ValueError, match=r"intensity must be given.*constant.*--intensity LO,HI"):
         of(np.full((4, 4), 5.0))
 
 

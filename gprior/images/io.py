@@ -162,8 +162,8 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
         lo, hi = float(values.min()), float(values.max())
     if lo == hi:
         raise InputError(
-            f"{image.path} is constant (every pixel is {lo:g}), so no intensity range can be "
-            "taken from it; pass intensity=(LO, HI), on the command line --intensity LO,HI"
+            f"intensity must be given for {image.path}: the image is constant (every pixel is "
+            f"{lo:g}), so no range can be taken from it; give two different values --intensity LO,HI"
         )
     return (hi, lo) if image.inverted else (lo, hi)
 
