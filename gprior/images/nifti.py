@@ -39,7 +39,7 @@ def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
     try:
         axis = 2 if axis is None else integer("axis", axis, 0, 2)
     except InputError as error:
-        raise ImageFileError(f"{error}; these are the voxel axes of {path}") from None
+        raise ImageFileError(f"{error}; {path} has no axis {axis!r}") from None
     with reading(path, "NIfTI"), _nifti_stream(path) as stream:
         version = nibabel.Nifti2Image if stream.read(8)[4:7] == b"n+2" else nibabel.Nifti1Image
         stream.seek(0)

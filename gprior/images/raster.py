@@ -139,7 +139,7 @@ def pick(path: Path, slice: int | None, count: int) -> int:
     try:
         return count // 2 if slice is None else integer("slice", slice, 0, count - 1)
     except InputError as error:
-        raise ImageFileError(f"{error}; these are the slices of {path}") from None
+        raise ImageFileError(f"{error}; {path} has no slice {slice!r}") from None
 
 
 def to_stored(pixels: NDArray[np.float64], dtype: str, lo: float, hi: float) -> NDArray[Any]:

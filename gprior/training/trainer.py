@@ -1,10 +1,13 @@
-"""The training loop of a StyleGAN2 prior.
+"""Trains the generator and the discriminator of a StyleGAN2 prior.
 
-Non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation and
-style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), exponential moving
-average of the generator's weights, and one term against mode collapse, `lacking_spread`:
-a small discriminator does not see that all samples share their folds. Every draw is keyed
-by the step, so a resumed run continues as if it had never stopped.
+The method consists of the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1
+regularisation and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential
+moving average of the generator's weights, and one term against mode collapse, `lacking_spread`. The
+term is needed because a small discriminator does not notice when all samples have the same
+fine structure, such as the folds of the cortex.
+
+All random numbers are functions of the seed and the step, so a resumed run gives the same result as
+one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -40,20 +43,20 @@ class Settings:
     Attributes
     ----------
     steps, batch : int
-        Optimiser steps and images per step.
+        Number of optimiser steps, and images per step.
     lr : float
-        Adam's rate for both networks, betas (0, 0.99); falls linearly to zero over the
-        last fifth of the run.
+        Learning rate of Adam for both networks, with betas (0, 0.99). It falls linearly to zero
+        over the last fifth of the run.
     r1_gamma, r1_every : float, int
-        Weight of the gradient penalty and its interval in steps.
+        Weight of the gradient penalty, and its interval in steps.
     diversity : float
-        Weight of the spread that samples lack, see `lacking_spread`.
+        Weight of `lacking_spread`, which penalises samples that vary less than images.
     mixing : float
         Probability that an image takes its styles from two latents.
     ema_images : float
-        Half-life of the weights' average, in images.
+        Half-life of the average of the weights, in images.
     seed : int
-        Seed of initial weights and of every draw.
+        Seed of the initial weights and of all random numbers.
     """
 
     steps: int = 12500
@@ -67,7 +70,7 @@ class Settings:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate at a step."""
+        """Return the learning rate of a step, counted from 0."""
         return self.lr * min(1.0, 5 * (1 - step / self.steps))
 
 
@@ -83,7 +86,20 @@ class Trainer:
     settings : Settings
         Constants of the run.
     device : torch.device
-        On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
+        Where to train. On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
+
+    Attributes
+    ----------
+    G, D : StyleGAN2, Discriminator
+        The networks.
+    ema : StyleGAN2
+        The generator with averaged weights.
+    step : int
+        Number of finished steps.
+    seconds : float
+        Time that the finished steps took.
+    curve : list of dict
+        One point per report, with ``step``, ``seconds``, the losses and ``frechet``.
     """
 
     def __init__(
@@ -100,7 +116,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.G).freeze()
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
-        ratio = settings.r1_every / (settings.r1_every + 1)  # of the lazy regularisation
+        ratio = settings.r1_every / (settings.r1_every + 1)  # because R1 takes steps of its own
         self.opt_g = torch.optim.Adam(self.G.parameters(), settings.lr, (0.0, 0.99), 1e-8)
         self.opt_d = torch.optim.Adam(
             self.D.parameters(), settings.lr * ratio, (0.0, 0.99**ratio), 1e-8
@@ -112,7 +128,17 @@ class Trainer:
         every: int = 500,
         report: Callable[[Trainer], object] = lambda trainer: None,
     ) -> None:
-        """Run to the last step; ``report(self)`` every so many steps and at the end."""
+        """Train up to the last step.
+
+        Parameters
+        ----------
+        tick : callable
+            Called after each step with its losses.
+        every : int
+            Number of steps between two reports.
+        report : callable
+            Called with the trainer after every ``every`` steps and at the end.
+        """
         while self.step < self.settings.steps:
             started = time.perf_counter()
             values = self._step()
@@ -125,6 +151,7 @@ class Trainer:
                 report(self)
 
     def _step(self) -> dict[str, float]:
+        """Make one step of both networks; return the losses."""
         s, rng = self.settings, generator(self.settings.seed, "train", self.step)
         for opt, ratio in ((self.opt_g, 1.0), (self.opt_d, s.r1_every / (s.r1_every + 1))):
             opt.param_groups[0]["lr"] = s.rate(self.step) * ratio
@@ -145,7 +172,10 @@ class Trainer:
         return values
 
     def _step_generator(self, rng: torch.Generator) -> dict[str, float]:
-        """Step G on samples of one class, the next one at each step."""
+        """Make one step of the generator, on samples of one class; return the losses.
+
+        The class changes from step to step.
+        """
         s, label = self.settings, self.step % max(self.G.c_dim, 1)
         rows = self._rows[label]
         rows = rows[torch.randint(len(rows), (s.batch,), generator=rng)]
@@ -156,15 +186,15 @@ class Trainer:
             features = self.D.features(self._generate(c, rng))
             loss = F.softplus(-self.D.judge(features[-1], c)).mean()
             with torch.no_grad():
-                wanted = self.D.features(real.to(self.device))
-        lacking = lacking_spread(features, wanted)
+                real_features = self.D.features(real.to(self.device))
+        lacking = lacking_spread(features, real_features)
         self._descend(self.opt_g, loss + s.diversity * lacking)
         self.D.requires_grad_(True)
         return {"loss_g": float(loss.detach()), "lacking": float(lacking.detach())}
 
     @cached_property
     def _rows(self) -> list[Tensor]:
-        """Rows of the images of each class."""
+        """For each class, the rows of its images."""
         classes = range(max(self.G.c_dim, 1))
         return [(self.data.labels == k).nonzero()[:, 0] for k in classes]
 
@@ -177,7 +207,7 @@ class Trainer:
         return F.one_hot(label, self.G.c_dim).float().to(self.device)
 
     def _generate(self, c: Tensor | None, rng: torch.Generator) -> Tensor:
-        """Generate raw images with style mixing and fresh noise maps."""
+        """Generate images in [-1, 1] with style mixing and new noise maps."""
         n, G = self.settings.batch, self.G
         z = torch.randn(2, n, G.z_dim, generator=rng).to(self.device)
         mixed = torch.rand(n, generator=rng) < self.settings.mixing
@@ -195,7 +225,10 @@ class Trainer:
         opt.step()
 
     def _r1(self, real: Tensor, c: Tensor | None) -> float:
-        """Penalise ||grad D||^2 at real images, weighted for its interval."""
+        """Make one step on the penalty ||grad D||^2 at real images; return the penalty.
+
+        Its weight is multiplied by the interval between two such steps.
+        """
         real = real.detach().requires_grad_()
         (grad,) = torch.autograd.grad(self.D(real, c).sum(), real, create_graph=True)
         penalty = grad.square().sum((1, 2, 3)).mean()
@@ -204,18 +237,22 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
+        """Update the averaged weights. Early in a run their half-life is shorter."""
         seen = (self.step + 1) * self.settings.batch
         beta = 0.5 ** (self.settings.batch / min(self.settings.ema_images, 0.05 * seen))
-        for slow, fast in zip(self.ema.parameters(), self.G.parameters(), strict=True):
-            slow.lerp_(fast, 1 - beta)
+        for average, current in zip(self.ema.parameters(), self.G.parameters(), strict=True):
+            average.lerp_(current, 1 - beta)
 
     def frechet(self) -> float:
-        """Distance of the averaged generator's samples to held-out images."""
+        """Return the Fréchet distance of samples of the averaged generator to held-out images."""
         samples = self.ema.sample(len(self.data.held_out)).clamp(0, 1)
         return frechet_distance(random_features(samples), self._held_out_features)
 
     def frechet_real(self) -> float:
-        """Distance of as many training images to held-out images: the value to compare with."""
+        """Return the Fréchet distance of as many training images to held-out images.
+
+        It is the value to compare `frechet` with.
+        """
         images = self.data.images[: len(self.data.held_out)]
         return frechet_distance(random_features(images / 255), self._held_out_features)
 
@@ -254,7 +291,7 @@ class Trainer:
         return G
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint to resume from, atomically."""
+        """Write a checkpoint from which `restore` continues, completely or not at all."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -267,26 +304,29 @@ class Trainer:
             torch.save(state, temporary)
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint written by `save`.
+        """Continue from a checkpoint that `save` wrote.
 
         Raises
         ------
-        ValueError
-            If it belongs to another architecture, or was cut short.
+        InputError
+            If the checkpoint has another architecture, is damaged, or is none.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             progress = state["step"], state["seconds"], state["curve"]
-            # Arguments that StyleGAN2 has gained since then were at their defaults.
+            # Arguments that `StyleGAN2` did not have yet are those with their defaults.
             defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
             config = {**defaults, **state["config"]}
             parts = {name: state[name] for name in self._parts()}
         except Exception as error:
-            raise InputError(f"{path} is no readable training checkpoint: {error}") from error
+            raise InputError(
+                f"{path} is no readable training checkpoint ({error}); start a new run in another "
+                "folder"
+            ) from error
         if config != self.G.config:
             raise InputError(
                 f"{path} is a checkpoint of another architecture: {config}, "
-                f"not {self.G.config}; give the same sizes or another --out"
+                f"not {self.G.config}; give the same sizes, or another folder"
             )
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
@@ -298,14 +338,26 @@ class Trainer:
 
 
 def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Return how much less the features of samples spread than those of images, in [0, 1].
+    """Return how much less the features of samples vary than the features of images.
 
-    The mean over levels of E relu(s_real - s_fake) / E s_real, with s the standard deviation
-    over a batch of one class, at each position of each feature map (B, C, H, W). More spread
-    in one place does not make up for less in another.
+    Let s be the standard deviation over the batch, at each position of each feature map. The value
+    of one level is E relu(s_real - s_fake) / E s_real, where E is the mean over positions and maps.
+    It is 0 where samples vary at least as much as images everywhere, and 1 where all samples are
+    equal. More variation at one position does not make up for less at another.
+
+    Parameters
+    ----------
+    fake, real : sequence of Tensor
+        Feature maps (B, C, H, W) of a batch of samples and of a batch of images, both of the same
+        class: one tensor per level of the discriminator.
+
+    Returns
+    -------
+    Tensor
+        The mean over levels, in [0, 1].
     """
     levels = []
-    for f, r in zip(fake, real, strict=True):
-        own, wanted = ((x.float().var(0) + 1e-6).sqrt() for x in (f, r))
-        levels.append(F.relu(wanted - own).mean() / wanted.mean())
+    for fake_maps, real_maps in zip(fake, real, strict=True):
+        s_fake, s_real = ((maps.float().var(0) + 1e-6).sqrt() for maps in (fake_maps, real_maps))
+        levels.append(F.relu(s_real - s_fake).mean() / s_real.mean())
     return torch.stack(levels).mean()
