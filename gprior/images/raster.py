@@ -164,7 +164,7 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         picture.seek(page)
         check_size(path, picture.height, picture.width)
         dtype = _raster_dtype(path, kind, picture)
-        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined]
+        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined,unused-ignore]
         white_is_zero = tags.get(262) == 0
         # Pillow invents a resolution where a TIFF has none. A colour profile describes the stored
         # channels, so it is kept only where they are not converted.

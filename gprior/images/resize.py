@@ -138,7 +138,7 @@ def _overlap(record: dict[str, Any]) -> tuple[_Window, _Window]:
 def _resize(array: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float64]:
     """Resample every channel to the size (H, W)."""
     if list(array.shape[1:]) == list(size):
-        return array.copy()
+        return np.array(array)
     from PIL import Image
 
     def resized(channel: NDArray[np.float64]) -> NDArray[np.float64]:

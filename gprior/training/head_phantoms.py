@@ -40,7 +40,7 @@ class Draws:
         self.rows = [generator(seed, "phantom", i) for i in indices]
 
     def uniform(self, low: float, high: float, n: int = 1) -> Tensor:
-        """Return numbers (B, n, 1, 1) between ``low`` and ``high``."""
+        """Return (B, n, 1, 1) numbers between ``low`` and ``high``."""
         u = torch.stack([torch.rand(n, generator=g) for g in self.rows])
         return (low + (high - low) * u)[:, :, None, None]
 
@@ -83,7 +83,7 @@ def phantoms(indices: Iterable[int], resolution: int = 64, seed: int = 0) -> tup
     """
     rows = list(indices)
     labels = torch.tensor([i % len(CONTRASTS) for i in rows])
-    parts = [  # drawn at twice the size and averaged, to avoid aliasing
+    parts = [  # drawn at twice the size and averaged, against aliasing
         F.avg_pool2d(_draw(rows[i : i + 64], 2 * resolution, seed), 2)
         for i in range(0, len(rows), 64)
     ]
@@ -143,7 +143,7 @@ def _draw(rows: list[int], size: int, seed: int) -> Tensor:
 
 
 def _coordinates(draws: Draws, size: int) -> tuple[Tensor, Tensor]:
-    """Return the coordinates x and y of pixels, in [-1, 1] before a rotation, shift and warp."""
+    """Return x, y in [-1, 1], rotated, shifted and smoothly warped."""
     line = (torch.arange(size) + 0.5) * (2.0 / size) - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     x = x - draws.uniform(-0.05, 0.05) + 0.02 * draws.field(2, size)

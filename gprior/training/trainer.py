@@ -2,9 +2,7 @@
 
 The method consists of the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1
 regularisation and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential
-moving average of the generator's weights, and one term against mode collapse, `lacking_spread`. The
-term is needed because a small discriminator does not notice when all samples have the same
-fine structure, such as the folds of the cortex.
+moving average of the generator's weights, and one term against mode collapse, `lacking_spread`.
 
 All random numbers are functions of the seed and the step, so a resumed run gives the same result as
 one that was never interrupted.
@@ -14,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import signature
@@ -31,9 +29,10 @@ from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
 from gprior.randomness import generator
 from gprior.training.data import ImageSet
+from gprior.training.diversity import lacking_spread
 from gprior.training.frechet import frechet_distance, random_features
 
-__all__ = ["Settings", "Trainer", "lacking_spread"]
+__all__ = ["Settings", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -335,29 +334,3 @@ class Trainer:
     @staticmethod
     def _parts() -> tuple[str, ...]:
         return ("G", "D", "ema", "opt_g", "opt_d")
-
-
-def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Return how much less the features of samples vary than the features of images.
-
-    Let s be the standard deviation over the batch, at each position of each feature map. The value
-    of one level is E relu(s_real - s_fake) / E s_real, where E is the mean over positions and maps.
-    It is 0 where samples vary at least as much as images everywhere, and 1 where all samples are
-    equal. More variation at one position does not make up for less at another.
-
-    Parameters
-    ----------
-    fake, real : sequence of Tensor
-        Feature maps (B, C, H, W) of a batch of samples and of a batch of images, both of the same
-        class: one tensor per level of the discriminator.
-
-    Returns
-    -------
-    Tensor
-        The mean over levels, in [0, 1].
-    """
-    levels = []
-    for fake_maps, real_maps in zip(fake, real, strict=True):
-        s_fake, s_real = ((maps.float().var(0) + 1e-6).sqrt() for maps in (fake_maps, real_maps))
-        levels.append(F.relu(s_real - s_fake).mean() / s_real.mean())
-    return torch.stack(levels).mean()
