@@ -1,18 +1,17 @@
-"""Trains the generator and the discriminator of a StyleGAN2 prior.
+"""The training loop of a StyleGAN2 prior.
 
-The method consists of the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1
-regularisation and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential
-moving average of the generator's weights, and one term against mode collapse, `lacking_spread`.
-
-All random numbers are functions of the seed and the step, so a resumed run gives the same result as
-one that was never interrupted.
+The parts are the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation
+and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential moving
+average of the generator's weights, and one term against mode collapse, `lacking_spread`. A small
+discriminator needs the last one: it does not notice that the cortex of all samples has the same
+folds. Every draw is keyed by the step, so a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import signature
@@ -29,10 +28,9 @@ from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
 from gprior.randomness import generator
 from gprior.training.data import ImageSet
-from gprior.training.diversity import lacking_spread
 from gprior.training.frechet import frechet_distance, random_features
 
-__all__ = ["Settings", "Trainer"]
+__all__ = ["Settings", "Trainer", "lacking_spread"]
 
 
 @dataclass(frozen=True)
@@ -42,20 +40,20 @@ class Settings:
     Attributes
     ----------
     steps, batch : int
-        Number of optimiser steps, and images per step.
+        Number of optimizer steps, and of images per step.
     lr : float
-        Learning rate of Adam for both networks, with betas (0, 0.99). It falls linearly to zero
-        over the last fifth of the run.
+        Learning rate of Adam for both networks, with betas (0, 0.99). It falls linearly to
+        zero over the last fifth of the run.
     r1_gamma, r1_every : float, int
         Weight of the gradient penalty, and its interval in steps.
     diversity : float
-        Weight of `lacking_spread`, which penalises samples that vary less than images.
+        Weight of `lacking_spread`.
     mixing : float
-        Probability that an image takes its styles from two latents.
+        Probability that the styles of an image come from two latents.
     ema_images : float
         Half-life of the average of the weights, in images.
     seed : int
-        Seed of the initial weights and of all random numbers.
+        Seed of the initial weights and of every draw.
     """
 
     steps: int = 12500
@@ -69,12 +67,12 @@ class Settings:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Return the learning rate at a step."""
         return self.lr * min(1.0, 5 * (1 - step / self.steps))
 
 
 class Trainer:
-    """Trains a generator and its discriminator on an image set.
+    """The training of a generator and its discriminator on an image set.
 
     Parameters
     ----------
@@ -86,19 +84,6 @@ class Trainer:
         Constants of the run.
     device : torch.device
         Where to train. On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
-
-    Attributes
-    ----------
-    G, D : StyleGAN2, Discriminator
-        The networks.
-    ema : StyleGAN2
-        The generator with averaged weights.
-    step : int
-        Number of finished steps.
-    seconds : float
-        Time that the finished steps took.
-    curve : list of dict
-        One point per report, with ``step``, ``seconds``, the losses and ``frechet``.
     """
 
     def __init__(
@@ -115,7 +100,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.G).freeze()
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
-        ratio = settings.r1_every / (settings.r1_every + 1)  # because R1 takes steps of its own
+        ratio = settings.r1_every / (settings.r1_every + 1)  # of the lazy regularisation
         self.opt_g = torch.optim.Adam(self.G.parameters(), settings.lr, (0.0, 0.99), 1e-8)
         self.opt_d = torch.optim.Adam(
             self.D.parameters(), settings.lr * ratio, (0.0, 0.99**ratio), 1e-8
@@ -127,16 +112,16 @@ class Trainer:
         every: int = 500,
         report: Callable[[Trainer], object] = lambda trainer: None,
     ) -> None:
-        """Train up to the last step.
+        """Train until the last step.
 
         Parameters
         ----------
         tick : callable
-            Called after each step with its losses.
+            Called after each step with the losses by name.
         every : int
-            Number of steps between two reports.
+            Interval in steps at which the Fréchet distance is measured.
         report : callable
-            Called with the trainer after every ``every`` steps and at the end.
+            Called with this trainer after each of these measurements, and at the end.
         """
         while self.step < self.settings.steps:
             started = time.perf_counter()
@@ -150,7 +135,6 @@ class Trainer:
                 report(self)
 
     def _step(self) -> dict[str, float]:
-        """Make one step of both networks; return the losses."""
         s, rng = self.settings, generator(self.settings.seed, "train", self.step)
         for opt, ratio in ((self.opt_g, 1.0), (self.opt_d, s.r1_every / (s.r1_every + 1))):
             opt.param_groups[0]["lr"] = s.rate(self.step) * ratio
@@ -171,10 +155,7 @@ class Trainer:
         return values
 
     def _step_generator(self, rng: torch.Generator) -> dict[str, float]:
-        """Make one step of the generator, on samples of one class; return the losses.
-
-        The class changes from step to step.
-        """
+        """Update G on samples of one class; each step takes the next class."""
         s, label = self.settings, self.step % max(self.G.c_dim, 1)
         rows = self._rows[label]
         rows = rows[torch.randint(len(rows), (s.batch,), generator=rng)]
@@ -193,7 +174,7 @@ class Trainer:
 
     @cached_property
     def _rows(self) -> list[Tensor]:
-        """For each class, the rows of its images."""
+        """Indices of the images of each class."""
         classes = range(max(self.G.c_dim, 1))
         return [(self.data.labels == k).nonzero()[:, 0] for k in classes]
 
@@ -206,7 +187,7 @@ class Trainer:
         return F.one_hot(label, self.G.c_dim).float().to(self.device)
 
     def _generate(self, c: Tensor | None, rng: torch.Generator) -> Tensor:
-        """Generate images in [-1, 1] with style mixing and new noise maps."""
+        """Generate raw images with style mixing and fresh noise maps."""
         n, G = self.settings.batch, self.G
         z = torch.randn(2, n, G.z_dim, generator=rng).to(self.device)
         mixed = torch.rand(n, generator=rng) < self.settings.mixing
@@ -224,10 +205,7 @@ class Trainer:
         opt.step()
 
     def _r1(self, real: Tensor, c: Tensor | None) -> float:
-        """Make one step on the penalty ||grad D||^2 at real images; return the penalty.
-
-        Its weight is multiplied by the interval between two such steps.
-        """
+        """Take a step on ||grad D||^2 at real images, with a weight for the skipped steps."""
         real = real.detach().requires_grad_()
         (grad,) = torch.autograd.grad(self.D(real, c).sum(), real, create_graph=True)
         penalty = grad.square().sum((1, 2, 3)).mean()
@@ -236,22 +214,18 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Update the averaged weights. Early in a run their half-life is shorter."""
         seen = (self.step + 1) * self.settings.batch
         beta = 0.5 ** (self.settings.batch / min(self.settings.ema_images, 0.05 * seen))
-        for average, current in zip(self.ema.parameters(), self.G.parameters(), strict=True):
-            average.lerp_(current, 1 - beta)
+        for slow, fast in zip(self.ema.parameters(), self.G.parameters(), strict=True):
+            slow.lerp_(fast, 1 - beta)
 
     def frechet(self) -> float:
-        """Return the Fréchet distance of samples of the averaged generator to held-out images."""
+        """Return the Fréchet distance of the averaged generator's samples to held-out images."""
         samples = self.ema.sample(len(self.data.held_out)).clamp(0, 1)
         return frechet_distance(random_features(samples), self._held_out_features)
 
     def frechet_real(self) -> float:
-        """Return the Fréchet distance of as many training images to held-out images.
-
-        It is the value to compare `frechet` with.
-        """
+        """Return the same distance for as many training images, as a value to compare with."""
         images = self.data.images[: len(self.data.held_out)]
         return frechet_distance(random_features(images / 255), self._held_out_features)
 
@@ -263,8 +237,9 @@ class Trainer:
     def finish(self) -> StyleGAN2:
         """Return the averaged generator, ready to be saved.
 
-        With ``w_avg`` (per class), folded gains, the discriminator, and the unit of its
-        perceptual distance: the median over 200 pairs of samples.
+        It has ``w_avg`` (per class), folded gains and the discriminator. The unit of its
+        perceptual distance, the median over 200 pairs of samples, is measured here, so that
+        the file stores it.
         """
         G = copy.deepcopy(self.ema).cpu()
         z = torch.randn(20000, G.z_dim, generator=generator(self.settings.seed, "w-avg"))
@@ -290,7 +265,7 @@ class Trainer:
         return G
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint from which `restore` continues, completely or not at all."""
+        """Write a checkpoint from which `restore` continues; an interruption leaves the old one."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -303,29 +278,26 @@ class Trainer:
             torch.save(state, temporary)
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint that `save` wrote.
+        """Continue from a checkpoint written by `save`.
 
         Raises
         ------
-        InputError
-            If the checkpoint has another architecture, is damaged, or is none.
+        ValueError
+            If it is a checkpoint of another architecture, or was cut short.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             progress = state["step"], state["seconds"], state["curve"]
-            # Arguments that `StyleGAN2` did not have yet are those with their defaults.
+            # Arguments that StyleGAN2 has gained since then had their default values.
             defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
             config = {**defaults, **state["config"]}
             parts = {name: state[name] for name in self._parts()}
         except Exception as error:
-            raise InputError(
-                f"{path} is no readable training checkpoint ({error}); start a new run in another "
-                "folder"
-            ) from error
+            raise InputError(f"{path} is no readable training checkpoint: {error}") from error
         if config != self.G.config:
             raise InputError(
                 f"{path} is a checkpoint of another architecture: {config}, "
-                f"not {self.G.config}; give the same sizes, or another folder"
+                f"not {self.G.config}; give the same sizes or another folder"
             )
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
@@ -334,3 +306,23 @@ class Trainer:
     @staticmethod
     def _parts() -> tuple[str, ...]:
         return ("G", "D", "ema", "opt_g", "opt_d")
+
+
+def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Return how much less samples vary than images of the same class, in [0, 1].
+
+    With s the standard deviation over a batch, at each position of each feature map, this is
+    the mean of E relu(s_real - s_fake) / E s_real over the levels. It is 0 if samples vary
+    everywhere at least as much as images, and 1 if they are all alike. More variation in one
+    place does not compensate for less in another.
+
+    Parameters
+    ----------
+    fake, real : sequence of Tensor
+        Feature maps (B, C, H, W) of samples and of images, finest first.
+    """
+    levels = []
+    for f, r in zip(fake, real, strict=True):
+        s_fake, s_real = ((x.float().var(0) + 1e-6).sqrt() for x in (f, r))
+        levels.append(F.relu(s_real - s_fake).mean() / s_real.mean())
+    return torch.stack(levels).mean()
