@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import gprior
-from gprior.checkpoints import load_prior, read_checkpoint, save_prior
+from gprior.checkpoints import load, load_prior, read_checkpoint, save_prior
 from gprior.checkpoints.inert import tensors_of
 from gprior.checkpoints.nvlabs_tf import from_tensorflow
 from gprior.checks import InputError
@@ -460,6 +460,16 @@ def test_folders_without_weights(deep):
     os.mkfifo(deep / "pytorch_model.bin")  # to read it would wait for ever
     with pytest.raises(ValueError, match="not a regular file"):
         load_prior(deep)
+
+
+def test_the_functions_for_files_take_text_and_name_the_file(tmp_path):
+    path = FILES["rosinality"]
+    assert read_checkpoint(str(path)).keys() == read_checkpoint(path).keys()
+    similar(load(str(path)).sample(1), loaded("rosinality").sample(1))
+    (tmp_path / "empty.pt").touch()
+    for read, kind in ((read_checkpoint, "a checkpoint"), (load, "a prior")):
+        with pytest.raises(InputError, match=rf"empty\.pt cannot be read as {kind}: it is empty"):
+            read(str(tmp_path / "empty.pt"))
 
 
 # --- Commands --------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ Three kinds of files become priors: gprior's native format, the weights embedded
 and checkpoints of StyleGAN2 and BigGAN that other projects published. The modules from the bytes
 of a file up to a prior:
 
-- ``pickles``, ``inert`` and ``containers`` turn a published file into plain data. Nothing that a
-  file names is ever imported or called.
+- ``containers``, ``archives``, ``pickles`` and ``inert`` turn a published file into plain data.
+  Nothing that a file names is ever imported or called.
 - ``tensors`` and ``layout`` check the tensors that were read; ``rosinality``, ``nvlabs``,
   ``nvlabs_tf``, ``biggan`` and ``biggan_readers`` know how each project names and scales them.
 - ``formats`` recognises which of these a file is; ``native`` is gprior's own format; ``loading``

@@ -1,10 +1,12 @@
 """Reads the file formats of checkpoints: PyTorch's two formats, bare pickles and safetensors.
 
-`read_checkpoint` detects the format from the first bytes and returns plain data: dictionaries,
+`read_data` detects the format from the first bytes and returns plain data: dictionaries,
 lists, numbers, text, inert nodes, and `StoredTensor` objects, which are views of the file until
 their ``tensor()`` is called. ``torch.load`` is not used, not even with ``weights_only=True``: its
 list of allowed names cannot have the objects in NVIDIA's files, and one reader for all
 formats is easier to keep safe than two.
+
+`read_checkpoint` is the same for users: its errors name the file.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from gprior.checkpoints.inert import STORAGES, Global, Storage, StoredTensor
 from gprior.checkpoints.pickles import Budget, check_depth, parse
 from gprior.checks import InputError
 
-__all__ = ["open_file", "read_checkpoint"]
+__all__ = ["open_file", "read_checkpoint", "read_data"]
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of PyTorch's older stream
 PROTOCOL = 1001
@@ -73,19 +75,19 @@ def open_file(path: Path) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: str | Path) -> Any:
     """Return the content of a checkpoint as plain data.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         A file of PyTorch (either format), a pickle, or a safetensors file.
 
     Returns
     -------
     object
-        Dictionaries, lists, tuples, numbers and text. Tensors and other objects are represented;
-        call ``tensor()`` to read a tensor.
+        Dictionaries, lists, tuples, numbers and text. A tensor is an object that is read when its
+        ``tensor()`` is called; any other object is represented by its name and state.
 
     Raises
     ------
@@ -95,6 +97,14 @@ def read_checkpoint(path: Path) -> Any:
     OSError
         If the file cannot be opened.
     """
+    try:
+        return read_data(Path(path))
+    except InputError as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {error}") from error
+
+
+def read_data(path: Path) -> Any:
+    """Do the work of `read_checkpoint`; the messages of errors do not name the file."""
     data = open_file(path)
     start = bytes(data[:24])
     if start[4:9] == b"\0\0\0\0{":

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from gprior.checkpoints.biggan import from_biggan_pytorch, from_huggingface
-from gprior.checkpoints.containers import open_file, read_checkpoint
+from gprior.checkpoints.containers import open_file, read_data
 from gprior.checkpoints.inert import Node, StoredTensor, tensors_of
 from gprior.checkpoints.native import digest
 from gprior.checkpoints.nvlabs import from_nvlabs, is_network
@@ -52,12 +52,12 @@ OTHER_NETWORKS = {
 }
 
 
-def load(path: Path) -> Prior:
+def load(path: str | Path) -> Prior:
     """Load a published checkpoint of StyleGAN2 or BigGAN.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         A file, or a folder with ``config.json`` and the weights of a BigGAN-deep.
 
     Returns
@@ -75,8 +75,8 @@ def load(path: Path) -> Prior:
         If the file cannot be opened.
     """
     try:
-        weights = _weights_of(path)
-        prior, origin, licence = _recognise(weights, read_checkpoint(weights))
+        weights = _weights_of(Path(path))
+        prior, origin, licence = _recognise(weights, read_data(weights))
     except ValueError as error:
         raise InputError(f"{path} cannot be read as a prior: {error}") from error
     sha = digest(weights)
