@@ -940,16 +940,16 @@ def test_entries_that_vanish_for_negative_images_are_information(prior):
 
 def test_complex_pairs_stay_together(prior):
     """Both channels of a k-space sample are held out, or neither."""
-    from gprior.problem import split
+    from gprior.problem import hold_out
 
     masks = [torch.ones(3, 2, 20, 20), torch.ones(3, 2, 4, 20, 20)]
     masks[0][:, :, ::2] = 0
-    fit, held = split(masks, [1, 2, 2], complex_pairs=True)
+    fit, held = hold_out(masks, [1, 2, 2], complex_pairs=True)
     for mask, f, h in zip(masks, fit, held, strict=True):
         assert torch.equal(f + h, mask) and torch.equal(h[:, 0], h[:, 1])
         assert 0.02 < h.sum() / mask.sum() < 0.09
         assert torch.equal(h[1], h[2]) and not torch.equal(h[0], h[1])
-    apart = split(masks, [1, 2, 3], complex_pairs=False)[1]
+    apart = hold_out(masks, [1, 2, 3], complex_pairs=False)[1]
     assert not torch.equal(apart[0][:, 0], apart[0][:, 1])
 
 
