@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gprior.distances.lpips import locate, on_this_machine, random_distance
+from gprior.distances.lpips import locate, on_this_machine
+from gprior.distances.random_features import random_distance
 
 __all__ = ["perceptual_scores", "scores"]
 
