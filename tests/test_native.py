@@ -336,4 +336,4 @@ def test_embedded_priors_load(name):
     assert prior.name == name
     x = prior.sample(2)
     assert x.shape == (2, *prior.image_shape) and x.isfinite().all()
-    assert prior.record["perceptual_unit"] > 0
+    assert prior.statistics["perceptual_unit"] > 0

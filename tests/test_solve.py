@@ -1169,7 +1169,7 @@ def test_where_the_perceptual_term_applies(prior):
     for A in images:
         found = gprior.solve(A.A(x), A, prior, steps=2)
         assert found.perceptual and "perceptual" in found.terms
-        critic, unit = prior.discriminator, prior.record["perceptual_unit"]
+        critic, unit = prior.discriminator, prior.statistics["perceptual_unit"]
 
         def features(y, critic=critic):
             if y.shape[-1] != 16:

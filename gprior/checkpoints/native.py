@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gprior.priors import BigGAN, Discriminator, Prior, StyleGAN2, fold_, ready_
 __all__ = ["ARCHITECTURES", "header", "is_native", "load_native", "save_native", "skeleton"]
 
 FORMAT = "gprior-1"
+UNIT = "perceptual_unit"  # of the discriminator
 
 # A new one needs a row here: a prior whose ``config`` makes it again as ``kind(**config)``.
 ARCHITECTURES: dict[str, type[BigGAN | StyleGAN2]] = {"BigGAN": BigGAN, "StyleGAN2": StyleGAN2}
@@ -56,7 +58,8 @@ def save_native(path: Path, prior: Prior) -> None:
     meta: dict[str, Any] = {"architecture": kind, "generator": prior.config}
     if prior.discriminator is not None:
         meta["discriminator"] = prior.discriminator.config
-    metadata = {"format": FORMAT, "gprior": json.dumps({**meta, "record": prior.record})}
+    meta |= {"record": prior.record, "statistics": prior.statistics}
+    metadata = {"format": FORMAT, "gprior": json.dumps(meta)}
     folded = copy.deepcopy(prior).cpu()
     fold_(folded)
     tensors = {k: v.contiguous() for k, v in folded.state_dict().items()}
@@ -129,8 +132,9 @@ def skeleton(meta: dict[str, Any]) -> BigGAN | StyleGAN2:
                 raise InputError(
                     f"the discriminator is of other images than the generator: {C}x{side}x{side}"
                 )
-    if not isinstance(meta.get("record", {}), dict):
-        raise InputError(f"record must be a dictionary, got {meta['record']!r}")
+    for key in ("record", "statistics"):
+        if not isinstance(meta.get(key, {}), dict):
+            raise InputError(f"{key} must be a dictionary, got {meta[key]!r}")
     return prior
 
 
@@ -141,8 +145,16 @@ def load_native(path: Path) -> BigGAN | StyleGAN2:
     with safe_open(path, "pt") as file:
         prior.load_state_dict({k: file.get_tensor(k) for k in shapes}, assign=True)
     ready_(prior)
-    prior.record = {**meta.get("record", {}), "sha256": digest(path)}
+    record = dict(meta.get("record", {}))
+    # Files of gprior 0.1 have one statistic, in the record.
+    numbers = {UNIT: record.pop(UNIT, None), **meta.get("statistics", {})}
+    prior.record = {**record, "sha256": digest(path)}
     prior.freeze()
+    prior.statistics = {
+        name: value
+        for name, value in numbers.items()
+        if isinstance(value, float) and math.isfinite(value)
+    }
     return prior
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from gprior.distances.choice import NAMES, check_perceptual, choose
+from gprior.distances.choice import (
+    NAMES,
+    check_perceptual,
+    choose,
+    discriminator_unit as discriminator_unit,
+)
 from gprior.distances.features import FeatureDistance, feature_distance, median_distance
 from gprior.distances.lpips import Perceptual
 from gprior.distances.metrics import perceptual_scores, scores

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from gprior.checks import InputError, InputTypeError
 from gprior.distances.features import FeatureDistance, median_distance
-from gprior.distances.lpips import BACKBONES, locate, on_this_machine
+from gprior.distances.lpips import BACKBONES, Perceptual, locate, on_this_machine
 from gprior.priors import Prior
 
-__all__ = ["NAMES", "check_perceptual", "choose", "unit_of"]
+__all__ = ["NAMES", "check_perceptual", "choose", "discriminator_unit", "unit_of"]
 
 NAMES = (*BACKBONES, "discriminator")  # the names that ``perceptual=`` of a solver accepts
+UNIT = "perceptual_unit"  # name of the statistic, and of the key in files of gprior 0.1
 PAIRS = 200  # of prior samples, whose median distance is the unit of a perceptual term
 
 
@@ -98,39 +99,80 @@ def choose(
     return chosen
 
 
-_UNITS: WeakKeyDictionary[FeatureDistance, WeakKeyDictionary[Prior, dict[Any, float]]]
-_UNITS = WeakKeyDictionary()
-
-
 def unit_of(distance: FeatureDistance, prior: Prior) -> float:
-    """Return the median distance between two samples of the prior, computed once for both."""
-    known = _UNITS.setdefault(distance, WeakKeyDictionary()).setdefault(prior, {})
-    kind = prior.like.dtype, prior.like.device
-    if kind not in known:
+    """Return the median distance between two samples of a prior.
+
+    It is computed once for the weights of the prior. That of published LPIPS is stored with
+    the prior by `gprior.checkpoints.save_prior`; that of other features lasts as long as
+    ``distance`` exists.
+
+    Parameters
+    ----------
+    distance : FeatureDistance
+        The distance.
+    prior : Prior
+        200 pairs of its samples are compared.
+
+    Raises
+    ------
+    ValueError
+        If the median is 0 or not finite.
+    """
+
+    def compute() -> float:
         unit = median_distance(distance, prior.sample(2 * PAIRS))
         if not 0 < unit < math.inf:
             raise InputError(
                 f"the features {distance.name!r} give samples of this prior a median distance of "
                 f"{unit}, which is no unit; choose other features as perceptual="
             )
-        known[kind] = unit
-    return known[kind]
+        return unit
+
+    if isinstance(distance, Perceptual) and distance.published:
+        return prior.statistic(f"{UNIT}_{distance.name}", compute)
+    units: WeakKeyDictionary[FeatureDistance, float]
+    units = prior.statistic("perceptual_units", WeakKeyDictionary)
+    if distance not in units:
+        units[distance] = compute()
+    return units[distance]
+
+
+def discriminator_unit(prior: Prior) -> float:
+    """Return the median distance between two samples on the prior's discriminator.
+
+    It is 0 or not finite if the discriminator cannot tell samples apart.
+    """
+    core = prior.core
+
+    def compute() -> float:
+        return median_distance(_discriminator_maps(core), core.sample(2 * PAIRS))
+
+    return core.statistic(UNIT, compute)
 
 
 def _of_discriminator(prior: Prior) -> tuple[FeatureDistance, float] | None:
-    """Return the distance on the features of the prior's discriminator, with its stored unit."""
-    critic, unit = prior.discriminator, prior.record.get("perceptual_unit")
-    if critic is None or not unit or not math.isfinite(unit):
+    """Return the distance on the features of the prior's discriminator, and its unit."""
+    if prior.discriminator is None:
         return None
+    unit = discriminator_unit(prior)
+    if not 0 < unit < math.inf:
+        return None
+    return FeatureDistance(_discriminator_maps(prior), name="discriminator"), unit
+
+
+def _discriminator_maps(prior: Prior) -> Callable[[Tensor], list[Tensor]]:
+    """Return the function images -> features of the prior's discriminator."""
+    critic = prior.discriminator
+    if critic is None:
+        raise InputError("this prior has no discriminator, and so no features of its own")
     size = critic.config["img_resolution"]
-    restore = getattr(prior, "restore", lambda x: x)
 
     def features(x: Tensor) -> list[Tensor]:
-        """Bring a smaller measurement to the features' size, by area (as BRGM does)."""
+        """Bring a smaller measurement to the size of the features, by area (as BRGM does)."""
         if tuple(x.shape[2:]) != prior.image_shape[1:]:
             x = F.interpolate(x, size=prior.image_shape[1:], mode="area")
-        x = restore(x)
+        x = prior.restore(x)
         x = x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode="area")
         return critic.features(2 * x - 1)
 
-    return FeatureDistance(features, name="discriminator"), unit
+    return features

@@ -74,6 +74,7 @@ class Perceptual(FeatureDistance):
             raise InputError(f"net must be one of {sorted(BACKBONES)}, got {net!r}")
         path = locate(net) if weights is None else Path(weights)
         heads = _heads(net)
+        self.published = weights is None  # not weights that the user chose
         self.backbone = _backbone(net, path)
         super().__init__(self._features, heads, f"lpips-{net}")
 
@@ -104,7 +105,7 @@ def on_this_machine(net: str) -> Perceptual:
 
 @functools.lru_cache(maxsize=4)
 def _loaded(net: str, path: Path, stamp: int) -> Perceptual:
-    return Perceptual(net, path)
+    return Perceptual(net)
 
 
 def _backbone(net: str, path: Path) -> nn.ModuleList:

@@ -88,13 +88,13 @@ class AdaptedPrior(Wrapped):
         return self._size(self._channels(self.base(*args, **inputs)))
 
     def restore(self, x: Tensor) -> Tensor:
-        """Map images of the adapted shape to the generator's, for its discriminator."""
+        """Map images of the adapted shape to those of the generator, for its discriminator."""
         C0, H0, W0 = self.base.image_shape
         x = _fit(x, (H0, W0), {"pad": "crop", "crop": "pad"}.get(self.size, self.size))
         if x.shape[1] == 2 and C0 != 2:
             x = x.square().sum(1, keepdim=True).add(1e-12).sqrt()
         x = x if x.shape[1] == C0 else _recolour(x, C0)
-        return self.base.restore(x) if isinstance(self.base, AdaptedPrior) else x
+        return self.base.restore(x)
 
     def _channels(self, x: Tensor) -> Tensor:
         C = self.image_shape[0]

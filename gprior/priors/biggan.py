@@ -6,7 +6,7 @@ synthesis" (arXiv:1809.11096), appendix B.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -234,6 +234,9 @@ class BigGAN(Prior):
             return z, [embedding] * n
         first, *pieces = z.chunk(n + 1, 1)
         return first, [torch.cat([embedding, piece], 1) for piece in pieces]
+
+    def _fingerprint(self) -> tuple[Hashable, ...]:
+        return (self.truncation, *super()._fingerprint())
 
     def _truncation(self, given: float | None) -> float:
         t = self.truncation if given is None else given

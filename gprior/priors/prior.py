@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gprior.checks import InputError
+from gprior.priors.statistics import Statistics, fingerprint
 from gprior.randomness import generator
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Critic", "Label", "Prior"]
 
 Label = int | Sequence[int] | Tensor | None
+Value = TypeVar("Value")
 
 
 class Critic(Protocol):
@@ -77,6 +80,7 @@ class Prior(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.record = {}
+        self._statistics = Statistics()
         self.register_module("discriminator", None)
 
     def forward(self, **inputs: Any) -> Tensor:
@@ -99,6 +103,78 @@ class Prior(nn.Module):
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return one latent z (len(keys), ...) per key from the prior's own distribution."""
         raise NotImplementedError
+
+    @property
+    def core(self) -> Prior:
+        """The prior inside all wrappers, which share its latents, styles and discriminator."""
+        return self
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) of this prior to those of its core; here they are the same."""
+        return x
+
+    def statistic(self, name: str, compute: Callable[[], Value]) -> Value:
+        """Return a statistic of this prior, computed at most once for the same weights.
+
+        A changed weight, dtype or device empties the cache. Numbers that were loaded from the
+        prior's file stay valid for every dtype and device, and for copies, until a weight
+        changes.
+
+        Parameters
+        ----------
+        name : str
+            Name of the statistic.
+        compute : callable
+            Computes it from the prior, without gradients. It must depend on nothing else.
+        """
+        known = self._known()
+        values: dict[str, Any] = known.stored if name in known.stored else known.measured
+        if name not in values:
+            with torch.inference_mode(False), torch.no_grad():
+                values[name] = compute()
+        value: Value = values[name]
+        return value
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Statistics that are numbers and known at present: what a file of this prior stores.
+
+        Setting it declares numbers that were measured on exactly these weights.
+        """
+        known = self._known()
+        values = {**known.measured, **known.stored}
+        return {k: v for k, v in values.items() if isinstance(v, float) and math.isfinite(v)}
+
+    @statistics.setter
+    def statistics(self, values: Mapping[str, float]) -> None:
+        self._statistics = Statistics(self._fingerprint(), values)
+
+    def _known(self) -> Statistics:
+        """Return the statistics of the present weights, which are empty if a weight changed."""
+        weights = self._fingerprint()
+        if self._statistics.weights != weights:
+            self._statistics = Statistics(weights)
+        return self._statistics
+
+    def _fingerprint(self) -> tuple[Hashable, ...]:
+        """Return a value that changes when anything changes on which samples depend."""
+        return fingerprint(self)
+
+    def _apply(self, *args: Any, **options: Any) -> Self:
+        """Change the dtype or the device; stored statistics hold for the new one, too."""
+        before = self._known()
+        super()._apply(*args, **options)  # type: ignore[no-untyped-call]
+        if before.weights != self._fingerprint():
+            self.statistics = before.stored
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle takes over: of the statistics, the stored ones."""
+        return {**self.__dict__, "_statistics": Statistics((), self._known().stored)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.statistics = self._statistics.stored
 
     @property
     def like(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -31,12 +31,21 @@ class Wrapped(Prior):
             self.register_buffer(name, value)
         self.base, self.image_shape, self.inputs = base, base.image_shape, base.inputs
         self.c_dim, self.name, self.record = base.c_dim, base.name, base.record
-        self.discriminator = base.discriminator
+        del self.discriminator  # that of the base is used: two owners would convert it twice
 
     def forward(self, *args: Any, **inputs: Any) -> Tensor:
         """Return the base's images; arguments are those of the base."""
         x: Tensor = self.base(*args, **inputs)
         return x
+
+    @property
+    def core(self) -> Prior:
+        """The core of the base."""
+        return self.base.core
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Map images of this prior to those of its core, as the base does."""
+        return self.base.restore(x)
 
     @property
     def w_avg(self) -> Tensor:
@@ -50,6 +59,9 @@ class Wrapped(Prior):
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return the base's latents."""
         return self.base.draw(keys)
+
+    def _fingerprint(self) -> tuple[Hashable, ...]:
+        return (*super()._fingerprint(), *self.base._fingerprint())
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -37,7 +37,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from gprior.checks import InputError
@@ -90,7 +89,7 @@ class ILO(Solver):
         Of the balls around features, z+ and each noise map in rounds 1 to 3: a fraction of
         the median ℓ1 distance between two samples of the prior ("auto": 0.25), absolute
         numbers (one per round, for all three kinds), or no balls. The distance is measured
-        once per call on 32 samples, which the evaluations do not count.
+        once for a prior, on 32 samples, which the evaluations do not count.
     lr : float
         Adam's step.
     init, perceptual, max_batch
@@ -158,14 +157,26 @@ def geodesic(u: Variables, start: Variables, inputs: dict[str, Any]) -> Tensor:
     return geodesic_cross(u["z+"])
 
 
-@torch.no_grad()
 def typical(prior: Prior, cut: AfterBlock) -> float:
-    """Return the median over 16 pairs of samples of the ℓ1 distance per entry of a state."""
-    label = [i // 2 % prior.c_dim for i in range(2 * PAIRS)] if prior.c_dim else None
-    z = prior.draw([(0, "ilo-radius", i) for i in range(2 * PAIRS)])
-    c = prior.classes(label, 2 * PAIRS)
-    code = {"z": z} if c is None else {"z": z, "c": c}
-    if "w" in prior.inputs:
-        code["w"] = prior.mapping(z, c)
-    features = cut.enter(prior, code)[f"state.{cut.k}.0"]
-    return float((features[::2] - features[1::2]).abs().flatten(1).mean(1).median())
+    """Return the median ℓ1 distance per entry between the states of two samples.
+
+    Parameters
+    ----------
+    prior : Prior
+        16 pairs of its samples are compared.
+    cut : AfterBlock
+        The place in the generator where the state is taken.
+    """
+    core = prior.core
+
+    def compute() -> float:
+        label = [i // 2 % core.c_dim for i in range(2 * PAIRS)] if core.c_dim else None
+        z = core.draw([(0, "ilo-radius", i) for i in range(2 * PAIRS)])
+        c = core.classes(label, 2 * PAIRS)
+        code = {"z": z} if c is None else {"z": z, "c": c}
+        if "w" in core.inputs:
+            code["w"] = core.mapping(z, c)
+        features = cut.enter(core, code)[f"state.{cut.k}.0"]
+        return float((features[::2] - features[1::2]).abs().flatten(1).mean(1).median())
+
+    return core.statistic(f"distance_of_states_{cut.k}", compute)
