@@ -12,7 +12,7 @@ import torch
 from deepinv.models import Reconstructor as DeepinvReconstructor
 from torch import Tensor
 
-from gprior.priors import ModulatedConv, Prior
+from gprior.priors import Prior
 from gprior.search import inputs_of
 from gprior.solvers import Solver, find_solver
 from gprior.solving import solve
@@ -71,13 +71,7 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         self.solver = find_solver(solver, prior, constants)
         self.trainable = trainable
         if trainable:
-            prior = copy.deepcopy(prior)
-            for module in prior.modules():
-                if isinstance(module, ModulatedConv):
-                    module.power = None  # a statistic of weights that are about to change
-            prior.requires_grad_(True)
-            if prior.discriminator is not None:
-                prior.discriminator.requires_grad_(False)
+            prior = copy.deepcopy(prior).unfreeze()
         self.prior = prior
 
     def forward(

@@ -87,6 +87,10 @@ class AdaptedPrior(Wrapped):
         """Return adapted images (B, C, H, W); arguments are those of the base."""
         return self._size(self._channels(self.base(*args, **inputs)))
 
+    def describe(self) -> str:
+        """Return the description of the base, and the shape of the adapted images."""
+        return f"{self.base.describe()}, adapted to {' x '.join(map(str, self.image_shape))}"
+
     def restore(self, x: Tensor) -> Tensor:
         """Map images of the adapted shape to those of the generator, for its discriminator."""
         C0, H0, W0 = self.base.image_shape

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gprior.checks import InputError
+from gprior.checks import InputError, number
 from gprior.priors.biggan_layers import Block, Norm
 from gprior.priors.checks import State, check_entry, check_shape, whole
 from gprior.priors.prior import Prior
@@ -122,12 +122,23 @@ class BigGAN(Prior):
         """Blocks that `synthesis` can start from."""
         return len(self.blocks)
 
-    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
+    def describe(self) -> str:
+        """Return the architecture and the sizes of z and of the class embedding."""
+        kind = "BigGAN-deep" if self.deep else "BigGAN"
+        return f"{kind}, z {self.z_dim}, class embedding {self.embed_dim}"
+
+    def _draw_inputs(
+        self, keys: Sequence[Sequence[int | str]], truncation: float | None
+    ) -> dict[str, Any]:
+        return {"z": self.draw(keys, truncation), "truncation": truncation}
+
+    def draw(self, keys: Sequence[Sequence[int | str]], truncation: float | None = None) -> Tensor:
         """Return latents z (len(keys), z_dim), one per key.
 
-        N(0, I), or truncated where ``truncation`` is below 1.
+        They are N(0, I), or truncated normal if the truncation is below 1; None stands for the
+        attribute ``truncation``.
         """
-        t = self._truncation(None)
+        t = self._truncation(truncation)
         if t == 1:
             return normal(keys, (self.z_dim,), self.like)
         # The same normal numbers through both distribution functions, so that an image stays
@@ -239,10 +250,7 @@ class BigGAN(Prior):
         return (self.truncation, *super()._fingerprint())
 
     def _truncation(self, given: float | None) -> float:
-        t = self.truncation if given is None else given
-        if not 0 <= t <= 1:
-            raise InputError(f"truncation must be between 0 and 1, got {t!r}")
-        return t
+        return number("truncation", self.truncation if given is None else given, 0, 1)
 
 
 def check_config(config: dict[str, Any]) -> None:

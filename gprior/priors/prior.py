@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gprior.checks import InputError
+from gprior.checks import InputError, integer
 from gprior.priors.statistics import Statistics, fingerprint
 from gprior.randomness import generator
 
@@ -185,6 +185,20 @@ class Prior(nn.Module):
         """Switch to eval mode and stop gradients with respect to weights; return self."""
         return self.eval().requires_grad_(False)
 
+    def unfreeze(self) -> Self:
+        """Let gradients reach the weights of the generator; return self.
+
+        The mode stays as it is, and the discriminator stays frozen.
+        """
+        self.requires_grad_(True)
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+        return self
+
+    def describe(self) -> str:
+        """Return the architecture and the sizes of the latents, in a few words."""
+        return type(self).__name__
+
     def classes(self, label: Label, n: int) -> Tensor | None:
         """Return class vectors (n, c_dim) for a label, or None where there are no classes.
 
@@ -225,7 +239,9 @@ class Prior(nn.Module):
         return one_hot.to(self.like.dtype)
 
     @torch.no_grad()
-    def sample(self, n: int, seed: int = 0, label: Label = None) -> Tensor:
+    def sample(
+        self, n: int, seed: int = 0, label: Label = None, truncation: float | None = None
+    ) -> Tensor:
         """Generate images with the constant noise maps.
 
         Parameters
@@ -235,18 +251,30 @@ class Prior(nn.Module):
         seed : int
             The i-th image depends on (seed, i) alone.
         label : int, sequence, tensor or None
-            Class of the images; None draws it uniformly for each.
+            Class of the images; None draws the class of each image uniformly.
+        truncation : float, optional
+            Less than 1 makes images more typical and less varied: psi of StyleGAN2, or the
+            truncation of BigGAN, in [0, 1]. With None, StyleGAN2 does not truncate, and BigGAN
+            uses its attribute ``truncation``.
 
         Returns
         -------
         Tensor
             (n, C, H, W), nominally in [0, 1], not clamped.
-        """
-        if n < 1:
-            raise InputError(f"n must be at least 1, got {n}")
-        return torch.cat([self(**inputs) for inputs in self._sample_inputs(n, seed, label)])
 
-    def _sample_inputs(self, n: int, seed: int, label: Label) -> Iterator[dict[str, Any]]:
+        Raises
+        ------
+        ValueError
+            If n is less than 1, if the label or the truncation does not fit the prior, or if
+            the prior has no truncation.
+        """
+        batches = self._sample_inputs(integer("n", n, least=1), seed, label, truncation)
+        return torch.cat([self(**inputs) for inputs in batches])
+
+    def _sample_inputs(
+        self, n: int, seed: int, label: Label, truncation: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the inputs of n samples, 32 at a time."""
         if self.c_dim and label is None:
             label = [
                 int(torch.randint(self.c_dim, (), generator=generator(seed, "sample-label", i)))
@@ -254,9 +282,19 @@ class Prior(nn.Module):
             ]
         c = self.classes(label, n)
         for i in range(0, n, 32):
-            rows = range(i, min(i + 32, n))
-            z = self.draw([(seed, "sample", row) for row in rows])
-            yield {"z": z} if c is None else {"z": z, "c": c[i : i + 32]}
+            keys = [(seed, "sample", row) for row in range(i, min(i + 32, n))]
+            inputs = self._draw_inputs(keys, truncation)
+            yield inputs if c is None else {**inputs, "c": c[i : i + 32]}
+
+    def _draw_inputs(
+        self, keys: Sequence[Sequence[int | str]], truncation: float | None
+    ) -> dict[str, Any]:
+        """Return the inputs of one sample per key, without the class."""
+        if truncation is not None:
+            raise InputError(
+                f"truncation was given, but a {type(self).__name__} has none; leave truncation=None"
+            )
+        return {"z": self.draw(keys)}
 
     def adapt(self, image_shape: Sequence[int], **options: Any) -> Prior:
         """Return this prior seen at another image geometry; see `AdaptedPrior`."""

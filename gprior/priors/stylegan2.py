@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as AnyMapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gprior.checks import InputError
+from gprior.checks import InputError, number
 from gprior.priors.checks import State, check_entry, check_shape, check_sizes
 from gprior.priors.prior import Prior
 from gprior.priors.stylegan2_layers import SLOPE, Dense, ModulatedConv, channels, upsample
 from gprior.randomness import normal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Noise = str | Sequence[Tensor] | AnyMapping[int, Tensor]
 NOISE_MODES = ("const", "zero", "random")
@@ -227,6 +230,25 @@ class StyleGAN2(Prior):
     def noise_maps(self) -> list[Tensor]:
         """Return the constant noise maps, each (1, 1, r, r), in the order of `noise_shapes`."""
         return [m.noise_const for m in self.modules() if isinstance(m, StyledConv)]  # type: ignore[misc]
+
+    def describe(self) -> str:
+        """Return the architecture and the sizes of z and w."""
+        return f"StyleGAN2, z {self.z_dim}, w {self.num_ws} x {self.w_dim}"
+
+    def unfreeze(self) -> Self:
+        """Let gradients reach the weights of the generator; return self."""
+        stored = self._known().stored
+        for module in self.modules():
+            if isinstance(module, ModulatedConv):
+                module.power = None  # computed from weights that may change from now on
+        self.statistics = stored  # the weights themselves are still the same
+        return super().unfreeze()
+
+    def _draw_inputs(
+        self, keys: Sequence[Sequence[int | str]], truncation: float | None
+    ) -> dict[str, Any]:
+        psi = 1.0 if truncation is None else number("truncation", truncation)
+        return {"z": self.draw(keys), "truncation_psi": psi}
 
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return latents z (len(keys), z_dim) from N(0, I), one per key."""

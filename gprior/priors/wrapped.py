@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from gprior.priors.prior import Prior
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Wrapped"]
 
@@ -62,6 +65,20 @@ class Wrapped(Prior):
 
     def _fingerprint(self) -> tuple[Hashable, ...]:
         return (*super()._fingerprint(), *self.base._fingerprint())
+
+    def _draw_inputs(
+        self, keys: Sequence[Sequence[int | str]], truncation: float | None
+    ) -> dict[str, Any]:
+        return self.base._draw_inputs(keys, truncation)
+
+    def unfreeze(self) -> Self:
+        """Let gradients reach the weights of the base; return self."""
+        self.base.unfreeze()
+        return self
+
+    def describe(self) -> str:
+        """Return the description of the base."""
+        return self.base.describe()
 
     def __getattr__(self, name: str) -> Any:
         try:
