@@ -103,6 +103,14 @@ def test_a_copy_keeps_what_is_stored_until_its_weights_change(convert, prior):
     assert known(prior) == (["measured", "stored"] if convert in ("copy", "pickle") else [])
 
 
+def test_a_replica_takes_over_what_is_stored(prior):
+    """`torch.nn.DataParallel` calls copies whose weights are attributes and not parameters."""
+    replica = prior._replicate_for_data_parallel()
+    assert known(replica) == ["stored"] and known(prior) == ["measured", "stored"]
+    scale(prior)
+    assert known(prior._replicate_for_data_parallel()) == []
+
+
 def test_a_changed_prior_cannot_pass_its_statistics_on(prior):
     scale(prior)
     assert known(copy.deepcopy(prior)) == [] and known(prior.double()) == []

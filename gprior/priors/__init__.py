@@ -11,6 +11,13 @@ from gprior.priors.biggan_layers import Attention as Attention, Block as Block, 
 from gprior.priors.checks import whole as whole
 from gprior.priors.discriminator import Discriminator
 from gprior.priors.generator import Generator
+from gprior.priors.inputs import (
+    HasBlocks as HasBlocks,
+    HasContent as HasContent,
+    HasEmbedding as HasEmbedding,
+    HasFilters as HasFilters,
+    HasNoise as HasNoise,
+)
 from gprior.priors.prior import Label, Prior
 from gprior.priors.stylegan2 import StyleGAN2
 from gprior.priors.stylegan2_layers import (

@@ -46,7 +46,7 @@ class Prior(nn.Module):
         Names of the inputs that can be searched, among ``"z"``, ``"w"`` (one w per
         layer), ``"noise"``, ``"content"``, ``"state"`` (between two blocks),
         ``"label"``, ``"embedding"`` (of the class) and ``"filters"`` (one style per output
-        filter).
+        filter). `gprior.priors.inputs` says what a prior offers for some of them.
     c_dim : int
         Number of classes, 0 where there are none.
     name : str
@@ -63,19 +63,6 @@ class Prior(nn.Module):
     name: str = "prior"
     record: dict[str, Any]
     discriminator: Critic | None
-
-    if TYPE_CHECKING:  # what a prior has where its inputs say so
-        const: Any  # content: (1, channels, 4, 4)
-
-        @property
-        def content_shape(self) -> tuple[int, int, int]: ...  # content
-        @property
-        def num_filters(self) -> int: ...  # filters
-        @property
-        def num_blocks(self) -> int: ...  # state
-        def noise_maps(self) -> list[Tensor]: ...  # noise
-        def embed(self, c: Tensor) -> Tensor: ...  # embedding
-        def run_blocks(self, *args: Any, **inputs: Any) -> Any: ...  # state
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +140,9 @@ class Prior(nn.Module):
         """Return the statistics of the present weights, which are empty if a weight changed."""
         weights = self._fingerprint()
         if self._statistics.weights != weights:
-            self._statistics = Statistics(weights)
+            # A replica has the same weights on another device, and lives for one call.
+            replica = getattr(self, "_is_replica", False)
+            self._statistics = Statistics(weights, self._statistics.stored if replica else None)
         return self._statistics
 
     def _fingerprint(self) -> tuple[Hashable, ...]:
@@ -167,6 +156,11 @@ class Prior(nn.Module):
         if before.weights != self._fingerprint():
             self.statistics = before.stored
         return self
+
+    def _replicate_for_data_parallel(self) -> Self:
+        self._known()  # a replica takes over what is valid at present
+        replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        return replica
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle takes over: of the statistics, the stored ones."""

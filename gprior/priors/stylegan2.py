@@ -225,7 +225,7 @@ class StyleGAN2(Prior):
     @property
     def content_shape(self) -> tuple[int, int, int]:
         """Shape (channels, 4, 4) of the constant input."""
-        return tuple(self.const.shape[1:])
+        return self.const.shape[1], 4, 4
 
     def noise_maps(self) -> list[Tensor]:
         """Return the constant noise maps, each (1, 1, r, r), in the order of `noise_shapes`."""

@@ -35,10 +35,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from gprior.checks import InputError
-from gprior.priors import Prior
+from gprior.priors import HasBlocks, Prior
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -131,7 +131,7 @@ class ILO(Solver):
 
     def space(self, prior: Prior, k: int) -> Space:
         """Return where round k searches: z+ and noise maps on spheres, features, in balls."""
-        block = min(k, prior.num_blocks - 1)
+        block = min(k, cast(HasBlocks, prior).num_blocks - 1)
         space: Space = ZPlus(prior) if "w" in prior.inputs else Z()
         if "noise" in prior.inputs:  # block b has the maps 2 b - 1 and 2 b
             space = space & Noise(first=max(2 * block - 1, 0), last=5 + 2 * k)
