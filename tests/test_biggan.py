@@ -313,7 +313,7 @@ CALLS = {
         "truncation must be a finite number from 0 to 1",
     ),
     "nan": (lambda p, z, c: p(z=z, c=c, truncation=float("nan")), "truncation must be a finite"),
-    "block": (lambda p, z, c: p(z=z, c=c, from_block=5, state=(z,)), "from_block must be between"),
+    "block": (lambda p, z, c: p(z=z, c=c, from_block=5, state=(z,)), "from_block must be an"),
     "no state": (lambda p, z, c: p(z=z, c=c, from_block=1), "give both"),
     "no block": (lambda p, z, c: p(z=z, c=c, state=(z, z)), "give both"),
     "state": (
@@ -350,7 +350,7 @@ CONFIGS = {
     "missing": ({"n_stats": None}, "config: n_stats must be"),
     "one row": ({"n_stats": 1}, "config: n_stats must be an integer from 2"),
     "size": ({"output_dim": 64}, "layers make 32 pixels, output_dim is 64"),
-    "eps": ({"eps": 0}, "eps must be a float"),
+    "eps": ({"eps": 0}, "eps must be a finite number above 0"),
     "odd widths": ({"channel_width": 1}, "multiple"),
     "attention elsewhere": ({"attention_layer_position": 2}, "layers.2.snconv1x1_theta.*has none"),
     "no attention": ({"attention_layer_position": 9}, "tensor generator.layers.3"),

@@ -358,7 +358,7 @@ WRONG = {
     ),
     "from_block": (
         lambda p: p.synthesis(WS, from_block=3, state=STATE),
-        "from_block must be between 0 and 2",
+        "from_block must be an integer from 0 to 2",
     ),
     "state alone": (lambda p: p.synthesis(WS, state=STATE), "go together"),
     "from_block alone": (lambda p: p.synthesis(WS, from_block=1), "go together"),
@@ -611,8 +611,8 @@ def test_an_adapted_prior_copies_casts_and_pickles(tiny_prior):
         ((1, 16, 16), {"size": "stretch"}, "size must be one of"),
         ((1, 12, 20), {"size": "pad"}, "needs at least 16x16"),
         ((1, 12, 20), {"size": "crop"}, "needs at most 16x16"),
-        ((1, 16, 16), {"phase": torch.zeros(16, 16)}, "phase must be"),
-        ((2, 16, 16), {"phase": torch.zeros(8, 8)}, "phase must be"),
+        ((1, 16, 16), {"phase": torch.zeros(16, 16)}, "phase must have"),
+        ((2, 16, 16), {"phase": torch.zeros(8, 8)}, "phase must have"),
     ],
 )
 def test_impossible_adaptations_are_refused(tiny_prior, shape, options, message):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gprior.checkpoints.biggan_readers import BigGANPyTorch, HuggingFace
-from gprior.checks import InputError
-from gprior.priors import BigGAN, Block, whole
+from gprior.checks import InputError, integer
+from gprior.priors import BigGAN, Block
 
 __all__ = ["from_biggan_pytorch", "from_huggingface"]
 
@@ -148,14 +148,16 @@ def _blocks(prior: BigGAN) -> list[Block]:
 
 
 def _number(config: Mapping[str, Any], name: str, least: int = 1) -> int:
-    return whole(f"config: {name}", config.get(name), least, 1 << 16)
+    return integer(f"config: {name}", config.get(name), least, 1 << 16)
 
 
 def _layers(config: Mapping[str, Any]) -> list[tuple[bool, int, int]]:
     """Return the layers of a Hugging Face config: (twice the size, width in, width out)."""
-    layers = config.get("layers")
+    layers: Any = config.get("layers")
     try:
-        found = [(up, whole("", a, 1, 1 << 10), whole("", b, 1, 1 << 10)) for up, a, b in layers]  # type: ignore[union-attr]
+        found = [
+            (up, integer("", a, 1, 1 << 10), integer("", b, 1, 1 << 10)) for up, a, b in layers
+        ]
         chained = all(left[2] == right[1] for left, right in pairwise(found))
         if not found or not chained or found[-1][2] != 1:
             raise ValueError

@@ -18,7 +18,7 @@ from gprior.priors import Prior
 __all__ = ["NAMES", "check_perceptual", "choose", "discriminator_unit", "unit_of"]
 
 NAMES = (*BACKBONES, "discriminator")  # the names that ``perceptual=`` of a solver accepts
-UNIT = "perceptual_unit"  # name of the statistic, and of the key in files of gprior 0.1
+UNIT = "perceptual_unit"  # name of the statistic, in files too
 PAIRS = 200  # of prior samples, whose median distance is the unit of a perceptual term
 
 

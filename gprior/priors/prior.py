@@ -1,4 +1,4 @@
-"""What a prior is: a frozen generator whose inputs have names."""
+"""The base class of priors: frozen generators whose inputs have names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 
 class Critic(Protocol):
-    """What a prior's discriminator is to others: features of images, for a distance."""
+    """What a discriminator must offer, so that its features can measure a distance."""
 
     config: dict[str, Any]
 
@@ -32,29 +32,30 @@ class Critic(Protocol):
         """Return feature maps of images (B, C, H, W) in [-1, 1], finest first."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Freeze or release its weights."""
+        """Switch gradients with respect to its weights on or off."""
 
 
 class Prior(nn.Module):
-    """A generator G seen by solvers: named inputs in, images in [0, 1] out.
+    """A generator G as solvers see it: from named inputs to images in [0, 1].
 
     Attributes
     ----------
     image_shape : tuple of int
-        (C, H, W) of the images it generates.
+        Shape (C, H, W) of the images.
     inputs : frozenset of str
-        Names of the inputs that can be searched, among ``"z"``, ``"w"`` (one w per
+        Names of the inputs that can be searched, among ``"z"``, ``"w"`` (one style per
         layer), ``"noise"``, ``"content"``, ``"state"`` (between two blocks),
         ``"label"``, ``"embedding"`` (of the class) and ``"filters"`` (one style per output
-        filter). `gprior.priors.inputs` says what a prior offers for some of them.
+        filter). The protocols in `gprior.priors.inputs` say what a prior offers for them.
     c_dim : int
-        Number of classes, 0 where there are none.
+        Number of classes, 0 if there are none.
     name : str
-        Where it was loaded from, for records.
+        The name or path from which the prior was loaded, for records.
     record : dict
-        What is known about it (data, licence, SHA-256, adaptation): JSON.
+        Facts about the prior as JSON values: data, licence, SHA-256, adaptation.
     discriminator : Critic or None
-        The network it was trained against, whose features serve as perceptual distance.
+        The network that the generator was trained against. Its features serve as a perceptual
+        distance.
     """
 
     image_shape: tuple[int, int, int]
@@ -76,11 +77,11 @@ class Prior(nn.Module):
 
     @property
     def w_avg(self) -> Tensor:
-        """Mean style: (w_dim,), or (c_dim, w_dim) where there are classes; needs ``"w"``."""
+        """Mean style (w_dim,), or (c_dim, w_dim) if there are classes; needs ``"w"``."""
         raise NotImplementedError(f"{type(self).__name__} has no W space")
 
     def mean_style(self, c: Tensor | None) -> Tensor:
-        """Return the mean style of each class vector (n, c_dim), or (w_dim,) without classes."""
+        """Return the mean style (n, w_dim) of class vectors (n, c_dim), or (w_dim,) for None."""
         return self.w_avg if c is None else c.to(self.w_avg) @ self.w_avg
 
     def mapping(self, z: Tensor, c: Tensor | None = None) -> Tensor:
@@ -88,12 +89,12 @@ class Prior(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no W space")
 
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
-        """Return one latent z (len(keys), ...) per key from the prior's own distribution."""
+        """Return latents z (len(keys), ...) from the prior's distribution, one per key."""
         raise NotImplementedError
 
     @property
     def core(self) -> Prior:
-        """The prior inside all wrappers, which share its latents, styles and discriminator."""
+        """The prior inside all wrappers; they share its latents, styles and discriminator."""
         return self
 
     def restore(self, x: Tensor) -> Tensor:
@@ -124,9 +125,9 @@ class Prior(nn.Module):
 
     @property
     def statistics(self) -> dict[str, float]:
-        """Statistics that are numbers and known at present: what a file of this prior stores.
+        """The statistics that are known at present and are numbers; a file stores these.
 
-        Setting it declares numbers that were measured on exactly these weights.
+        Set it to numbers that were measured on exactly the present weights.
         """
         known = self._known()
         values = {**known.measured, **known.stored}
@@ -146,11 +147,11 @@ class Prior(nn.Module):
         return self._statistics
 
     def _fingerprint(self) -> tuple[Hashable, ...]:
-        """Return a value that changes when anything changes on which samples depend."""
+        """Return a value that changes when something changes on which samples depend."""
         return fingerprint(self)
 
     def _apply(self, *args: Any, **options: Any) -> Self:
-        """Change the dtype or the device; stored statistics hold for the new one, too."""
+        """Change the dtype or the device; stored statistics also hold for the new one."""
         before = self._known()
         super()._apply(*args, **options)  # type: ignore[no-untyped-call]
         if before.weights != self._fingerprint():
@@ -163,7 +164,7 @@ class Prior(nn.Module):
         return replica
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle takes over: of the statistics, the stored ones."""
+        """Return what a copy or a pickle takes over; of the statistics, only the stored ones."""
         return {**self.__dict__, "_statistics": Statistics((), self._known().stored)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -194,20 +195,20 @@ class Prior(nn.Module):
         return type(self).__name__
 
     def classes(self, label: Label, n: int) -> Tensor | None:
-        """Return class vectors (n, c_dim) for a label, or None where there are no classes.
+        """Return class vectors (n, c_dim) for a label, or None if the prior has no classes.
 
         Parameters
         ----------
         label : int, sequence of int, tensor or None
-            An index, one index per image, a soft vector (c_dim,), or one soft vector
-            per image (n, c_dim).
+            One index for all images, one index per image, one soft vector (c_dim,), or one
+            soft vector per image (n, c_dim).
         n : int
             Number of images.
 
         Raises
         ------
         ValueError
-            If the label does not fit the prior's classes, or there is none.
+            If the label does not fit the classes of the prior, or is missing.
         """
         if not self.c_dim:
             if label is not None:
@@ -291,12 +292,15 @@ class Prior(nn.Module):
         return {"z": self.draw(keys)}
 
     def adapt(self, image_shape: Sequence[int], **options: Any) -> Prior:
-        """Return this prior seen at another image geometry; see `AdaptedPrior`."""
+        """Return this prior with images of another shape; see `AdaptedPrior`."""
         return self._adapter(self, image_shape, **options)
 
     _adapter: ClassVar[Callable[..., Prior]]
 
     @classmethod
     def register_adapter(cls, adapter: Callable[..., Prior]) -> None:
-        """Set what `adapt` calls, a function of (prior, image_shape) that needs this module."""
+        """Set the function of (prior, image_shape) that `adapt` calls.
+
+        Its module imports this one, so this one cannot import it.
+        """
         cls._adapter = staticmethod(adapter)

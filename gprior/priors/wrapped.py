@@ -1,4 +1,4 @@
-"""A prior around another one."""
+"""A prior that wraps another one."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ __all__ = ["Wrapped"]
 
 
 class Wrapped(Prior):
-    """A prior that is its base in all but what a subclass changes.
+    """A prior that behaves like its base, except for what a subclass changes.
 
     Parameters
     ----------
     base : Prior
-        The prior.
+        The prior to wrap.
     **buffers : Tensor or None
-        Buffers of the wrapper's own.
+        Buffers of the wrapper itself.
     """
 
     base: Prior
 
     def __init__(self, base: Prior, **buffers: Tensor | None) -> None:
         super().__init__()
-        for name, value in buffers.items():  # first: a base's of that name would pass for them
+        for name, value in buffers.items():  # before the base, which may have the same names
             self.register_buffer(name, value)
         self.base, self.image_shape, self.inputs = base, base.image_shape, base.inputs
         self.c_dim, self.name, self.record = base.c_dim, base.name, base.record
-        del self.discriminator  # that of the base is used: two owners would convert it twice
+        del self.discriminator  # lookups go to the base; two owners would convert it twice
 
     def forward(self, *args: Any, **inputs: Any) -> Tensor:
-        """Return the base's images; arguments are those of the base."""
+        """Return the base's images; the arguments are those of the base."""
         x: Tensor = self.base(*args, **inputs)
         return x
 

@@ -1,4 +1,4 @@
-"""Statistics of a prior's styles that several methods share."""
+"""Statistics of the styles of a prior, which several methods use."""
 
 from __future__ import annotations
 
