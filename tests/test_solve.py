@@ -64,12 +64,6 @@ def test_every_solver_has_a_row():
     assert set(ROWS) == set(SOLVERS)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Estimate the spread of w from fewer draws: half of the time of these tiny problems."""
-    monkeypatch.setattr("gprior.solvers.styles.SAMPLES", 256)
-
-
 @pytest.fixture
 def prior(tiny_prior):
     return tiny_prior()
