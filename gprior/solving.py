@@ -24,6 +24,7 @@ from gprior.problem import (
     informative,
     split,
 )
+from gprior.randomness import in_plain_mode
 from gprior.result import Result, best_restart
 from gprior.search import Outcome, Watch, check_init, latents_of
 from gprior.solvers import Solver, find_solver, name_of
@@ -33,7 +34,7 @@ __all__ = ["solve"]
 RULES = ("auto", "discrepancy", "holdout", "fixed")
 
 
-@torch.inference_mode(False)  # its gradients are its own; the caller's mode comes back
+@in_plain_mode
 def solve(
     y: Any,
     A: Any,
@@ -225,7 +226,7 @@ def _problem(
     B = len(seeds)
     image = torch.arange(B, device=prior.like.device)
     with torch.enable_grad():
-        x = torch.full((B, *prior.image_shape), 0.5).to(prior.like).requires_grad_()
+        x = prior.like.new_full((B, *prior.image_shape), 0.5).requires_grad_()
         measured = forward(x, image)
     expected = [tuple(leaf.shape) for leaf in measured]
     given = [tuple(leaf.shape) for leaf in y]
@@ -264,9 +265,11 @@ def _rule(
     if stop not in RULES:
         raise InputError(f"stop must be one of {RULES}, got {stop!r}")
     B = len(seeds)
-    known = forward.noise_std() if noise_std is None else torch.as_tensor(noise_std).flatten()
+    known = forward.noise_std()
+    if noise_std is not None:
+        known = torch.as_tensor(noise_std, dtype=torch.float32, device="cpu").flatten()
     if known is None:
-        known = torch.full((B,), torch.nan)
+        known = torch.full((B,), torch.nan, dtype=torch.float32, device="cpu")
     elif noise_std is not None and not bool((known > 0).all() & known.isfinite().all()):
         raise InputError(
             f"noise_std must be positive and finite, got {known.tolist()}; leave it None where "

@@ -12,6 +12,13 @@ from gprior.priors.checks import whole as whole
 from gprior.priors.discriminator import Discriminator
 from gprior.priors.generator import Generator
 from gprior.priors.prior import Label, Prior
+from gprior.priors.sharing import (
+    detached as detached,
+    place_of as place_of,
+    placed_as as placed_as,
+    tensors_of as tensors_of,
+    view_of as view_of,
+)
 from gprior.priors.stylegan2 import StyleGAN2
 from gprior.priors.stylegan2_layers import (
     ROOT2,
