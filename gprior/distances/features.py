@@ -113,7 +113,7 @@ def feature_distance(
         The mask is shrunk bilinearly with antialiasing, so that a few pixels are not lost
         between the positions of a coarse layer. A mask of ones is no mask.
     """
-    total = torch.zeros(())
+    total = a[0].new_zeros(())
     for f, g in zip(a, b, strict=True):
         far = (f - g).square().sum(1, keepdim=True)
         if mask is None:
@@ -121,7 +121,7 @@ def feature_distance(
         else:
             m = F.interpolate(mask, size=far.shape[2:], mode="bilinear", antialias=True)
             part = (m * far).sum((1, 2, 3)) / m.sum((1, 2, 3))
-        total = total.to(part) + part
+        total = total + part
     return total
 
 

@@ -171,10 +171,8 @@ def _named_taps(name: str, factor: int) -> Tensor:
         taps = (1 - t)[t < 1]
     elif name == "gaussian":
         radius = int(factor / 0.3 + 1)
-        taps = torch.exp(
-            -0.5
-            * (torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu") / factor) ** 2
-        )
+        pixels = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
+        taps = torch.exp(-0.5 * (pixels / factor) ** 2)
     elif name == "box":
         taps = torch.ones(factor, dtype=torch.float64, device="cpu")
     elif name == "nearest":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from gprior.priors.checks import State, check_entry, check_shape
 from gprior.priors.prior import Prior
 from gprior.priors.sharing import place_of
 from gprior.randomness import generator, in_plain_mode, normal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Generator"]
 
@@ -97,7 +100,8 @@ class Generator(Prior):
             raise InputError(f"c_dim must be 0 or a number of classes, got {c_dim!r}")
         owner = getattr(module, "__self__", None)
         bound = isinstance(owner, nn.Module)  # then its module moves and freezes with the prior
-        self.module, self.method = (owner, module.__func__) if bound else (module, None)  # type: ignore[attr-defined]
+        self.module: Any = owner if bound else module
+        self.method = getattr(module, "__func__", None) if bound else None
         self.latent_shape, self.range, self.own_draw = shape, range, draw
         self.z_dim, self.c_dim = math.prod(shape), c_dim
         self.name = getattr(module, "__name__", type(module).__name__)
@@ -121,19 +125,23 @@ class Generator(Prior):
         wanted = torch.empty_like(like, dtype=dtype, device=device)
         if (wanted.dtype, wanted.device) != (like.dtype, like.device):
             raise InputError(
-                f"{self.name} is of {_place_name(like)}, so it cannot run in {_place_name(wanted)}; "
-                "leave dtype and device out, or move the module first: module.to(...)"
+                f"{self.name} is of {_place_name(like)}, not of {_place_name(wanted)}; leave dtype "
+                "and device out, or move the module first with module.to(...)"
             )
 
     @property
     def blocks(self) -> list[nn.Module]:
         """The children of an `nn.Sequential`; else there is nothing to stop between."""
-        return list(self.module) if self.in_blocks else []  # type: ignore[call-overload]
+        return list(self.module) if self.in_blocks else []
 
     @property
     def num_blocks(self) -> int:
         """Blocks that a search may start from."""
-        return len(self.module) if self.in_blocks else 0  # type: ignore[arg-type]
+        return len(self.module) if self.in_blocks else 0
+
+    def train(self, mode: bool = True) -> Self:
+        """Do nothing: the module stays in eval mode, in which no image depends on the others."""
+        return super().train(False)
 
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return latents z (len(keys), z_dim), one per key."""
@@ -206,10 +214,10 @@ class Generator(Prior):
         check_shape("c", c, (self.c_dim,), (len(z),))
         return self._call(latent, c)
 
-    def _call(self, *inputs: Tensor) -> Any:
-        if self.method is not None:
-            return self.method(self.module, *inputs)
-        return self.module(*inputs)
+    def _call(self, *inputs: Tensor) -> Tensor:
+        method = self.method
+        x: Tensor = self.module(*inputs) if method is None else method(self.module, *inputs)
+        return x
 
     def _shaped(self, z: Tensor) -> Tensor:
         if tuple(z.shape[1:]) not in ((self.z_dim,), self.latent_shape):

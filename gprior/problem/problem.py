@@ -13,7 +13,7 @@ from gprior.checks import InputError
 from gprior.distances import FeatureDistance, feature_distance
 from gprior.priors import Prior
 from gprior.problem.forward import Forward, Leaves
-from gprior.randomness import generator
+from gprior.randomness import uniform
 
 __all__ = ["PerceptualTerm", "Problem", "informative", "split"]
 
@@ -210,7 +210,7 @@ def informative(forward: Forward, like: Leaves, image: Tensor) -> Leaves:
     """
     masks = [torch.zeros_like(leaf.real) for leaf in like]
     for k in range(2):
-        x = torch.rand(forward.image_shape, generator=generator(k, "informative"))
+        x = uniform((k, "informative"), forward.image_shape)
         with torch.no_grad():
             found = forward(x.to(forward.like).expand(len(image), -1, -1, -1), image)
         for mask, leaf in zip(masks, found, strict=True):
@@ -253,7 +253,7 @@ def split(
     for k, mask in enumerate(masks):
         pairs = complex_pairs and mask.ndim > 2 and mask.shape[1] == 2
         shape = mask[0, :1].shape if pairs else mask.shape[1:]
-        chosen = [torch.rand(shape, generator=generator(seed, "holdout", k)) for seed in keys]
+        chosen = [uniform((seed, "holdout", k), shape) for seed in keys]
         out = (torch.stack(chosen) < fraction).to(mask) * mask
         out = out * enough.view(-1, *[1] * (mask.ndim - 1))
         held.append(out)

@@ -67,7 +67,8 @@ def _row(
     variables = space.initial(problem.prior, start, moment(problem, 0, 0.0))
     variables = {k: v.detach().clone().requires_grad_() for k, v in variables.items()}
     best = {k: v.detach().clone() for k, v in variables.items()}
-    history = torch.full((1, steps), torch.nan, dtype=problem.prior.like.dtype)
+    kind = problem.prior.like.dtype
+    history = torch.full((1, steps), torch.nan, dtype=kind, device="cpu")
     done, record, reason = 0, float("inf"), "converged"
 
     def closure() -> Tensor:
@@ -106,5 +107,5 @@ def _row(
     with contextlib.suppress(StopRow):
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     reason = "steps" if done == steps and reason == "converged" else reason
-    spent = torch.full((1,), done + space.entry, dtype=torch.float64)
+    spent = torch.full((1,), done + space.entry, dtype=torch.float64, device="cpu")
     return evaluate(problem, space, objective, best, start, history, [reason], spent)

@@ -215,9 +215,9 @@ def minimise(
     best = {k: v.detach().clone() for k, v in variables.items()}
     first = next(iter(variables.values()))
     record = torch.full((R,), torch.inf, dtype=first.dtype, device=first.device)
-    history = torch.full((R, steps), torch.nan, dtype=first.dtype)
+    history = torch.full((R, steps), torch.nan, dtype=first.dtype, device="cpu")
     reason = ["steps"] * R if earlier is None else list(earlier.reason)
-    spent = torch.full((R,), space.entry, dtype=torch.float64)
+    spent = torch.full((R,), space.entry, dtype=torch.float64, device="cpu")
     rows, own, begin = torch.arange(R, device=first.device), problem, start
     state = optimizer.fresh(variables)
 

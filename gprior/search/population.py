@@ -68,8 +68,8 @@ class Flock:
         R, like = len(problem), problem.prior.like
         self.problem, self.start, self.at_once, self.watch = problem, start, at_once, watch
         self.rows = torch.arange(R, device=problem.image.device)
-        self.history = torch.full((R, columns), torch.nan, dtype=like.dtype)
-        self.spent = torch.zeros(R, dtype=torch.float64)
+        self.history = torch.full((R, columns), torch.nan, dtype=like.dtype, device="cpu")
+        self.spent = torch.zeros(R, dtype=torch.float64, device="cpu")
         self.average = torch.full((R,), torch.nan, dtype=like.dtype, device=like.device)
         self.reason = ["steps"] * R
         self.done, self.keep, self.count = 0, keep, 0

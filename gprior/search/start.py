@@ -59,7 +59,7 @@ def latents_of(init: Init, guess: Callable[[], Tensor], images: int) -> Init:
     ):
         names = sorted(found) if isinstance(found, Mapping) else type(found).__name__
         raise InputError(f"latents must have 'z' or 'w' (and 'c'), got {names}")
-    latents = {name: torch.as_tensor(value) for name, value in found.items()}
+    latents = {name: torch.as_tensor(value, device="cpu") for name, value in found.items()}
     for name, value in latents.items():
         if value.ndim == 0 or len(value) not in (1, images):
             raise InputError(
@@ -117,7 +117,7 @@ def starting_point(
     """
     prior, R = problem.prior, len(problem)
     if not isinstance(init, str):
-        return _given(problem, init, c), torch.zeros(R, dtype=torch.float64)
+        return _given(problem, init, c), _spent(R, 0.0)
     n = max(candidates(init), 1)
     classes = _classes(problem, n) if prior.c_dim and c is None else [c]
     options: list[Variables] = []
@@ -125,16 +125,19 @@ def starting_point(
         for k in range(-(-n // len(classes))):
             options.append(_mean(problem, own) if init == "mean" else _draw(problem, own, k))
     if len(options) == 1:
-        return options[0], torch.zeros(R, dtype=torch.float64)
-    return _best(problem, objective, options, at_once), torch.full(
-        (R,), len(options) / 3, dtype=torch.float64
-    )
+        return options[0], _spent(R, 0.0)
+    return _best(problem, objective, options, at_once), _spent(R, len(options) / 3)
+
+
+def _spent(rows: int, evaluations: float) -> Tensor:
+    return torch.full((rows,), evaluations, dtype=torch.float64, device="cpu")
 
 
 def _classes(problem: Problem, n: int) -> list[Tensor | None]:
     """Return the class vectors (R, c_dim) to try: all, or max(100, n) drawn for each row."""
     prior, most = problem.prior, max(n, CLASSES)
-    orders = [torch.randperm(prior.c_dim, generator=generator(*k, "classes")) for k in problem.keys]
+    draws = [generator(*key, "classes") for key in problem.keys]
+    orders = [torch.randperm(prior.c_dim, generator=draw, device="cpu") for draw in draws]
     labels = torch.stack([order[:most].sort().values for order in orders], 1)
     return [prior.classes(label, len(problem)) for label in labels]
 

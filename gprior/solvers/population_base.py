@@ -211,7 +211,8 @@ class Population(Solver):
                 problem, space, objective, start, steps, adam, watch
             )
 
-        return problem, start, trial, torch.zeros(len(problem), dtype=torch.float64)
+        spent = torch.zeros(len(problem), dtype=torch.float64, device="cpu")
+        return problem, start, trial, spent
 
     def space(self, prior: Prior) -> Space:
         """Return z in its box, with the class where it is searched."""
@@ -241,7 +242,8 @@ def weighted(problem: Problem, foreground: Tensor | None) -> Problem:
     """Return the problem with the background's weight lowered in every term."""
     if foreground is None:
         return problem
-    mask, y = torch.as_tensor(foreground), problem.y[0]
+    y = problem.y[0]
+    mask = torch.as_tensor(foreground, device=y.device)
     mask = mask if mask.ndim == 4 else mask[None, None]
     if len(problem.y) != 1 or y.ndim != 4 or y.is_complex():
         raise InputError("foreground needs a measurement that is one batch of images")
@@ -252,5 +254,5 @@ def weighted(problem: Problem, foreground: Tensor | None) -> Problem:
             f"{y.shape[3]}) with one mask for each image, got {tuple(foreground.shape)}"
         )
     rows = problem.image if len(mask) > 1 else torch.zeros_like(problem.image)
-    weight = OUTSIDE + (1 - OUTSIDE) * (mask.to(y.device)[rows] > 0).to(y)
+    weight = OUTSIDE + (1 - OUTSIDE) * (mask[rows] > 0).to(y)
     return replace(problem, fit=[problem.fit[0] * weight], weight=weight)
