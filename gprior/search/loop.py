@@ -301,7 +301,9 @@ def descend(
             seen = (image + sigma * at.draw("clip-noise", image.shape[1:])).clamp(0, 1)
         predicted = problem.measure(seen)
         loss = total(objective(problem, variables, start, inputs, predicted))
-        slopes = torch.autograd.grad(loss.sum(), list(variables.values()))
+        slopes = torch.autograd.grad(
+            loss.sum(), list(variables.values()), materialize_grads=True
+        )
     grads = dict(zip(variables, slopes, strict=True))
     return image.detach(), [p.detach() for p in predicted], loss.detach(), grads
 
