@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gprior.priors import ModulatedConv, Prior, view_of
 from gprior.randomness import in_plain_mode
-from gprior.search import inputs_of
 from gprior.solvers import Solver, find_solver
 from gprior.solving import solve
 
@@ -122,7 +121,7 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         # Gradients stop at a view of the weights, which are never switched: threads share them.
         prior = view_of(self.prior) if self.trainable else self.prior
         result = solve(y, physics, prior, self.solver, callback=look, **options)
-        x = self._decoded(result.latents) if self.trainable else result.x
+        x = self._rendered(result.latents) if self.trainable else result.x
         if isinstance(y, Tensor):
             x = x.to(y.device)
         if not compute_metrics:
@@ -131,7 +130,6 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         return x, {"psnr": psnr, "cost": cost}
 
     @in_plain_mode
-    def _decoded(self, latents: dict[str, Tensor]) -> Tensor:
+    def _rendered(self, latents: dict[str, Tensor]) -> Tensor:
         """Return the images of a code, attached to the weights."""
-        x: Tensor = self.prior(**inputs_of(latents))
-        return x
+        return self.solver.render(self.prior, latents)
