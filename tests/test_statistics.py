@@ -17,7 +17,7 @@ from gprior.checkpoints import load_prior, save_prior
 from gprior.distances import FeatureDistance, choose, median_distance
 from gprior.distances.choice import discriminator_unit, unit_of
 from gprior.operators import Masking
-from gprior.priors import BigGAN
+from gprior.priors import BigGAN, view_of
 from gprior.search import AfterBlock
 from gprior.solvers.ilo import typical
 from gprior.solvers.placement import Transformed, usual_box
@@ -186,6 +186,15 @@ def test_a_trainable_copy_measures_its_unit_after_each_step(prior):
     critic = model.prior.discriminator
     maps = lambda x: critic.features(2 * x - 1)  # noqa: E731
     assert now == median_distance(maps, model.prior.sample(10))
+
+
+def test_a_view_of_a_trainable_copy_shares_its_statistics(prior):
+    """A search of a trainable copy uses a view of it: what is measured there is kept."""
+    view = view_of(prior.unfreeze())
+    before = discriminator_unit(view)
+    assert prior.statistics["perceptual_unit"] == before == discriminator_unit(view_of(prior))
+    scale(prior)
+    assert known(prior) == [] and discriminator_unit(view_of(prior)) != before
 
 
 # --- In files

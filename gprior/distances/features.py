@@ -114,7 +114,7 @@ def feature_distance(
         The mask is resized bilinearly with antialiasing, so that a few pixels are not lost
         between the positions of a coarse layer. A mask of ones changes nothing.
     """
-    total = torch.zeros(())
+    total = a[0].new_zeros(())
     for f, g in zip(a, b, strict=True):
         squares = (f - g).square().sum(1, keepdim=True)
         if mask is None:
@@ -122,7 +122,7 @@ def feature_distance(
         else:
             m = F.interpolate(mask, size=squares.shape[2:], mode="bilinear", antialias=True)
             part = (m * squares).sum((1, 2, 3)) / m.sum((1, 2, 3))
-        total = total.to(part) + part
+        total = total + part
     return total
 
 

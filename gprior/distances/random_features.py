@@ -32,7 +32,7 @@ def random_maps(images: Tensor) -> list[Tensor]:
     """
     x, width, maps = images.mean(1, keepdim=True) - 0.25, 1, []
     for layer, n_out in enumerate((16, 32, 48, 48)):
-        weight = torch.empty(n_out, width, 3, 3)
+        weight = torch.empty(n_out, width, 3, 3, dtype=torch.float32, device="cpu")
         nn.init.orthogonal_(weight, 1.7, generator=generator("random-features", layer))
         x = F.avg_pool2d(F.relu(F.conv2d(x, weight.to(x), padding=1)), 2)
         maps.append(x)

@@ -18,6 +18,13 @@ from gprior.priors.inputs import (
     HasNoise as HasNoise,
 )
 from gprior.priors.prior import Label, Prior
+from gprior.priors.sharing import (
+    detached as detached,
+    place_of as place_of,
+    placed_as as placed_as,
+    tensors_of as tensors_of,
+    view_of as view_of,
+)
 from gprior.priors.stylegan2 import StyleGAN2
 from gprior.priors.stylegan2_layers import (
     ROOT2,

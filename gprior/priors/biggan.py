@@ -145,8 +145,9 @@ class BigGAN(Prior):
             return normal(keys, (self.z_dim,), self.like)
         # The normal numbers of t = 1 pass through both distribution functions, so that an image
         # stays recognisable from one truncation to another.
-        z = normal(keys, (self.z_dim,), torch.empty(0, dtype=torch.float64))
-        low = torch.special.ndtr(torch.tensor(-BOUND, dtype=torch.float64))
+        double = torch.empty(0, dtype=torch.float64, device="cpu")
+        z = normal(keys, (self.z_dim,), double)
+        low = torch.special.ndtr(double.new_tensor(-BOUND))
         share = low + (1 - 2 * low) * torch.special.ndtr(z)
         truncated: Tensor = t * torch.special.ndtri(share)
         return truncated.to(self.like)

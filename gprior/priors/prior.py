@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gprior.checks import InputError, integer
+from gprior.priors.sharing import place_of
 from gprior.priors.statistics import Statistics, fingerprint
-from gprior.randomness import generator
+from gprior.randomness import generator, in_plain_mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -118,8 +120,8 @@ class Prior(nn.Module):
         known = self._known()
         values: dict[str, Any] = known.stored if name in known.stored else known.measured
         if name not in values:
-            with torch.inference_mode(False), torch.no_grad():
-                values[name] = compute()
+            with torch.no_grad():
+                values[name] = in_plain_mode(compute)()
         value: Value = values[name]
         return value
 
@@ -173,8 +175,9 @@ class Prior(nn.Module):
 
     @property
     def like(self) -> Tensor:
-        """A parameter: its dtype and device are the prior's."""
-        return next(self.parameters())
+        """A tensor whose dtype and device are the prior's."""
+        place = place_of(self)
+        return torch.zeros((), dtype=torch.float32, device="cpu") if place is None else place
 
     def freeze(self) -> Self:
         """Switch to eval mode and stop gradients with respect to weights; return self."""
@@ -216,7 +219,9 @@ class Prior(nn.Module):
             return None
         if label is None:
             raise InputError(f"this prior needs a label between 0 and {self.c_dim - 1}")
-        given = torch.as_tensor(label, device=self.like.device)
+        given = torch.as_tensor(
+            label if isinstance(label, Tensor) else np.asarray(label), device=self.like.device
+        )
         if given.is_floating_point():
             if given.shape not in ((self.c_dim,), (n, self.c_dim)):
                 raise InputError(
@@ -233,6 +238,7 @@ class Prior(nn.Module):
         one_hot = nn.functional.one_hot(given.expand(n).long(), self.c_dim)
         return one_hot.to(self.like.dtype)
 
+    @in_plain_mode
     @torch.no_grad()
     def sample(
         self, n: int, seed: int = 0, label: Label = None, truncation: float | None = None
@@ -271,10 +277,8 @@ class Prior(nn.Module):
     ) -> Iterator[dict[str, Any]]:
         """Yield the inputs of n samples, 32 at a time."""
         if self.c_dim and label is None:
-            label = [
-                int(torch.randint(self.c_dim, (), generator=generator(seed, "sample-label", i)))
-                for i in range(n)
-            ]
+            draws = [generator(seed, "sample-label", i) for i in range(n)]
+            label = [int(torch.randint(self.c_dim, (), generator=g, device="cpu")) for g in draws]
         c = self.classes(label, n)
         for i in range(0, n, 32):
             keys = [(seed, "sample", row) for row in range(i, min(i + 32, n))]
