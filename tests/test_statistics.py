@@ -51,7 +51,7 @@ def scale(prior):
 def train(prior):
     prior.requires_grad_(True)
     optimizer = torch.optim.Adam(prior.parameters())
-    prior.sample.__wrapped__(prior, 1).sum().backward()
+    prior(prior.draw([(0, "z")])).sum().backward()
     optimizer.step()
 
 
