@@ -64,12 +64,6 @@ def test_every_solver_has_a_row():
     assert set(ROWS) == set(SOLVERS)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Estimate the spread of w from fewer draws: half of the time of these tiny problems."""
-    monkeypatch.setattr("gprior.solvers.styles.SAMPLES", 256)
-
-
 @pytest.fixture
 def prior(tiny_prior):
     return tiny_prior()
@@ -1170,7 +1164,7 @@ def test_where_the_perceptual_term_applies(prior):
     for A in images:
         found = gprior.solve(A.A(x), A, prior, steps=2, perceptual=None)
         assert found.perceptual and "perceptual" in found.terms
-        critic, unit = prior.discriminator, prior.record["perceptual_unit"]
+        critic, unit = prior.discriminator, prior.statistics["perceptual_unit"]
 
         def features(y, critic=critic):
             if y.shape[-1] != 16:
