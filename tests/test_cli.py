@@ -81,6 +81,24 @@ def test_help_imports_nothing_heavy_and_answers_in_half_a_second(words):
     assert min(seconds) < 0.5
 
 
+# What a command must not import: it takes seconds, and these commands need none of it.
+SLOW_IMPORTS = ("torch._dynamo", "sympy", "deepinv", "torchvision", "matplotlib", "scipy", "pydicom")
+
+
+@pytest.mark.parametrize("words", [["info", "phantom-64"], ["sample", "phantom-64", "-n", "1"]])
+def test_info_and_sample_import_little_more_than_torch(words, tmp_path):
+    words = words if words[0] == "info" else [*words, "-o", str(tmp_path / "grid.png")]
+    code = (
+        "import sys\nfrom gprior.cli import main\n"
+        f"sys.argv[1:] = {words!r}\n"
+        "try:\n    main()\nfinally:\n"
+        f"    print([name for name in {SLOW_IMPORTS} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 # --- Errors ----------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gprior.checks import InputError
 from gprior.priors.checks import State, check_entry, check_shape, check_sizes
+from gprior.priors.initial import random_weights
 from gprior.priors.prior import Prior
 from gprior.priors.stylegan2_layers import SLOPE, Dense, ModulatedConv, channels, upsample
 from gprior.randomness import normal
@@ -67,7 +68,7 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
         self.resolution = resolution
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
-        const = torch.randn(1, 1, resolution, resolution) if noise else None
+        const = random_weights(1, 1, resolution, resolution) if noise else None
         self.register_buffer("noise_const", const)
 
     def forward(self, x: Tensor, w: Tensor, noise: str | Tensor, clamp: float | None) -> Tensor:
@@ -191,7 +192,7 @@ class StyleGAN2(Prior):
         self.mapping_network = Mapping(z_dim, w_dim, c_dim, num_mapping_layers)
         rule = (channels(2**k, channel_base, channel_max) for k in range(2, log2 + 1))
         self.widths = widths = list(rule if widths is None else widths)
-        self.const = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.const = nn.Parameter(random_weights(1, widths[0], 4, 4))
         self.blocks = nn.ModuleList(
             Block(n_in, n_out, w_dim, 4 * 2**k, img_channels, use_noise)
             for k, (n_in, n_out) in enumerate(zip([0, *widths], widths, strict=False))
