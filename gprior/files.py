@@ -77,11 +77,11 @@ def atomic_write(path: str | os.PathLike[str], what: str = "the file") -> Iterat
     """
     # A rename would replace a link, not the file that it points to.
     target = Path(os.path.realpath(path))
-    remedy = "free disk space, make the folder writable, or choose another place (--out)"
+    remedy = "free disk space, make the folder writable, or choose another place"
     if target.exists() and not target.is_file():
         raise OSError(
             f"cannot write {what} to {path}: it exists and is not a regular file; "
-            "choose another place (--out)"
+            "choose another place"
         )
     temporary = target.with_name(f".{secrets.token_hex(6)}{''.join(target.suffixes[-2:])}")
     try:

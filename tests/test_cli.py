@@ -1,8 +1,11 @@
 """The command line: help, its speed, and what a user who errs is told."""
 
+import ast
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from typer.testing import CliRunner
 
 from gprior import __version__
 from gprior.checkpoints import save_prior
+from gprior.checks import InputError
 from gprior.cli import main
 
 COMMANDS = ("demo", "reconstruct", "info", "convert", "sample", "train")
@@ -82,7 +86,15 @@ def test_help_imports_nothing_heavy_and_answers_in_half_a_second(words):
 
 
 # What a command must not import: it takes seconds, and these commands need none of it.
-SLOW_IMPORTS = ("torch._dynamo", "sympy", "deepinv", "torchvision", "matplotlib", "scipy", "pydicom")
+SLOW_IMPORTS = (
+    "torch._dynamo",
+    "sympy",
+    "deepinv",
+    "torchvision",
+    "matplotlib",
+    "scipy",
+    "pydicom",
+)
 
 
 @pytest.mark.parametrize("words", [["info", "phantom-64"], ["sample", "phantom-64", "-n", "1"]])
@@ -122,11 +134,11 @@ CASES = {
     "infinity in y": (["inf.npy"], ["finite"]),
     "missing input": (["none.npy"], ["No such file"]),
     "unknown kind": (["y.mat"], [".npy", "--simulate"]),
-    "pickle in npy": (["pickle.npy"], ["no whole .npy"]),
-    "pickle in pt": (["code.pt"], ["no whole .pt"]),
-    "empty npy": (["empty.npy"], ["no whole .npy"]),
-    "truncated npz": (["cut.npz"], ["no whole .npz"]),
-    "truncated safetensors": (["cut.safetensors"], ["no whole .safetensors"]),
+    "pickle in npy": (["pickle.npy"], ["not a whole .npy"]),
+    "pickle in pt": (["code.pt"], ["not a whole .pt"]),
+    "empty npy": (["empty.npy"], ["not a whole .npy"]),
+    "truncated npz": (["cut.npz"], ["not a whole .npz"]),
+    "truncated safetensors": (["cut.safetensors"], ["not a whole .safetensors"]),
     "two arrays": (["two.npz"], ["one array", "['a', 'b']"]),
     "complex y": (["complex.npy"], ["complex"]),
     "mask of another size": (["y.npy", "-A", "mask:{}/mask.png"], ["(16, 16)", "(8, 8)"]),
@@ -230,7 +242,61 @@ def test_a_file_where_the_folder_should_be(folder, prior_file):
     assert (folder / "out").read_text() == "mine"
 
 
-def test_out_of_memory_is_told_and_a_bug_is_not_hidden(folder, monkeypatch):
+# The library names an argument, and the command adds the option that gives it.
+OPTIONS = {
+    "steps must be": "(--set steps=VALUE)",
+    "init must be": "(--set init=VALUE)",
+    "budget must be": "(--budget N)",
+    "label must be": "(--label N)",
+    "noise_std must be": "(--noise STD)",
+    "m must be": "(--operator SPEC)",
+    "y must be": "(INPUT)",
+    "slice 9 of": "(--slice N)",
+    "cannot write the report": "(--out DIR)",
+    "fit must be": "(--fit)",
+}
+
+
+@pytest.mark.parametrize("message", OPTIONS)
+@pytest.mark.parametrize("kind", [InputError, OSError])
+def test_the_command_adds_the_option(kind, message, monkeypatch):
+    import gprior.commands.reconstruct as module
+
+    def run(*given):
+        raise kind(message)
+
+    monkeypatch.setattr(module, "run", run)
+    result = call("reconstruct", "y.npy", "-o", "out", "-A", "half-mask")
+    assert result.exit_code == 2
+    assert result.output == f"gprior: {message} {OPTIONS[message]}\n"
+
+
+@pytest.mark.parametrize("message", ["the image is odd", "", "slice 9; add --slice", "§ 5"])
+def test_a_message_without_an_argument_stays(message, monkeypatch):
+    import gprior.commands.reconstruct as module
+
+    def run(*given):
+        raise InputError(message)
+
+    monkeypatch.setattr(module, "run", run)
+    result = call("reconstruct", "y.npy", "-o", "out", "-A", "half-mask")
+    assert result.output == f"gprior: {message or 'InputError'}\n"
+
+
+def test_the_library_does_not_speak_of_options():
+    """A message is read in Python, too: options belong to the command line."""
+    import gprior
+
+    root = Path(gprior.__file__).parent
+    for path in root.rglob("*.py"):
+        if path.name == "cli.py" or path.parent.name == "commands":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"(?<![\w-])--[a-z]", node.value), f"{path}: {node.value}"
+
+
+def test_out_of_memory_is_reported_and_a_bug_is_not_hidden(folder, monkeypatch):
     import gprior.commands.info as description
 
     def fail(error):
@@ -243,7 +309,8 @@ def test_out_of_memory_is_told_and_a_bug_is_not_hidden(folder, monkeypatch):
     refused(fail(MemoryError()), "out of memory")
     refused(fail(RuntimeError("DefaultCPUAllocator: can't allocate memory")), "out of memory")
     refused(fail(KeyboardInterrupt()), "interrupted")
-    assert isinstance(fail(RuntimeError("a bug")).exception, RuntimeError)
+    for kind in (RuntimeError, ValueError, TypeError, KeyError):
+        assert isinstance(fail(kind("a bug")).exception, kind)
 
 
 # --- Info ------------------------------------------------------------------------------------

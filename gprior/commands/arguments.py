@@ -18,7 +18,13 @@ from gprior.checks import InputError, InputTypeError
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.solvers import SOLVERS
 
-__all__ = ["parse_constants", "parse_intensity", "parse_operator", "read_measurements"]
+__all__ = [
+    "constant_names",
+    "parse_constants",
+    "parse_intensity",
+    "parse_operator",
+    "read_measurements",
+]
 
 OPERATORS = "half-mask, mask:FILE, downsample:FACTOR, circulant:SHARE or matrix:FILE"
 
@@ -86,7 +92,7 @@ def _read_matrix(path: Path, image_shape: tuple[int, int, int]) -> Any:
             raise
         except Exception as error:
             raise InputError(
-                f"{path} is no whole sparse matrix; write it with scipy.sparse.save_npz"
+                f"{path} is not a whole sparse matrix; write it with scipy.sparse.save_npz"
             ) from error
         values = matrix.data
     else:
@@ -134,10 +140,12 @@ def _read_array(path: Path) -> np.ndarray[Any, Any]:
     try:
         with path.open("rb") as stream:  # np.load leaves files open that it cannot read
             array = np.load(stream, allow_pickle=False)
-    except (EOFError, ValueError) as error:
-        raise InputError(f"{path} is no whole .npy file of numbers: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # numpy's parser of headers has many errors
+        raise InputError(f"{path} is not a whole .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buifc":
-        raise InputError(f"{path} is no .npy file of one array of numbers")
+        raise InputError(f"{path} is not a .npy file of one array of numbers")
     return array
 
 
@@ -146,7 +154,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile and zlib have errors of their own
-        raise InputError(f"{path} is no whole .npz file of numbers: {error}") from error
+        raise InputError(f"{path} is not a whole .npz file of numbers: {error}") from error
 
 
 def _read_pt(path: Path) -> Any:
@@ -154,7 +162,7 @@ def _read_pt(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zipfile's and torch's own
         raise InputError(
-            f"{path} is no whole .pt file of tensors ({type(error).__name__}); "
+            f"{path} is not a whole .pt file of tensors ({type(error).__name__}); "
             "save the measurements with torch.save(tensor, path)"
         ) from error
 
@@ -166,7 +174,7 @@ def _read_st(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{path} is no whole .safetensors file: {error}") from error
+        raise InputError(f"{path} is not a whole .safetensors file: {error}") from error
 
 
 def _only(path: Path, found: Any) -> Any:
@@ -194,6 +202,11 @@ def parse_intensity(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise InputError(f"intensity must be LO,HI such as -160,240, got {text!r}") from error
     return lo, hi
+
+
+def constant_names() -> set[str]:
+    """Return the names of the constants of all methods."""
+    return {field.name for solver in SOLVERS.values() for field in fields(solver)}
 
 
 def parse_constants(solver: str, pairs: Iterable[str]) -> dict[str, Any]:

@@ -51,9 +51,8 @@ def staged(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise restate(
-            error, f"cannot write to {folder}: {error.strerror}; choose another --out"
-        ) from error
+        message = f"cannot write to {folder}: {error.strerror}; choose another place"
+        raise restate(error, message) from error
     try:
         yield temporary
         for path in sorted(temporary.iterdir()):

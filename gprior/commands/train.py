@@ -197,9 +197,8 @@ def _open(options: Options, out: Path, resume: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise restate(
-            error, f"cannot write to {out}: {error.strerror}; choose another --out"
-        ) from error
+        message = f"cannot write to {out}: {error.strerror}; choose another place"
+        raise restate(error, message) from error
     begun = (out / "checkpoint.pt").exists()
     if begun and not resume:
         raise InputError(f"{out} holds a training run; add --resume, or choose another --out")

@@ -174,8 +174,8 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
         lo, hi = float(values.min()), float(values.max())
     if lo == hi:
         raise InputError(
-            f"{image.path} is constant (every pixel is {lo:g}), so no intensity range can be "
-            "taken from it; give one: --intensity LO,HI"
+            f"intensity must be given for {image.path}: every pixel is {lo:g}, so no range can "
+            "be estimated from the image; give two different numbers LO, HI"
         )
     return (hi, lo) if image.inverted else (lo, hi)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gprior.checks import InputError
 from gprior.files import restate
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ EXTENSIONS = {
 CONVERT = "obtain the file again, or convert it to .npy with shape (H, W) or (3, H, W)"
 
 
-class ImageFileError(ValueError):
+class ImageFileError(InputError):
     """A file that cannot be read or derived from; the message has the file, rule and remedy."""
 
 

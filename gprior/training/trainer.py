@@ -286,7 +286,7 @@ class Trainer:
         if config != self.G.config:
             raise InputError(
                 f"{path} is a checkpoint of another architecture: {config}, "
-                f"not {self.G.config}; give the same sizes or another --out"
+                f"not {self.G.config}; give the same sizes, or another folder"
             )
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
