@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import warnings
@@ -46,6 +47,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; any error that is not a user's mistake keeps its traceback."""
+        _replace_unknown_characters()
         try:
             with _plain_warnings():
                 return super().invoke(ctx)
@@ -90,6 +92,17 @@ def _with_option(message: str, params: list[Any]) -> str:
         if name in constant_names():
             return f"{message} (--set {name}=VALUE)"
     return message
+
+
+def _replace_unknown_characters() -> None:
+    """Print a question mark for a character that the output cannot encode.
+
+    A redirected output in cp1252, for example, has no minus sign U+2212. The results are
+    written by then, so this must not become an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

@@ -355,6 +355,23 @@ def test_installed_entry_point():
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-8"])
+def test_output_that_cannot_be_encoded_is_no_error(encoding, monkeypatch):
+    """A redirected output on Windows is cp1252, which has no minus sign U+2212."""
+    code = (
+        "import sys\nimport gprior.commands.reconstruct as command\n"
+        "import warnings\nfrom gprior.cli import main\n"
+        "def run(*given):\n    warnings.warn('A⁺')\n    return 'Image 1  y − A x'\n"
+        "command.run = run\nsys.argv[1:] = 'reconstruct y.npy -o out -A half-mask'.split()\nmain()"
+    )
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    done = subprocess.run([sys.executable, "-X", "utf8", "-c", code], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    exact = encoding == "utf-8"
+    assert done.stdout.decode(encoding).strip() == f"Image 1  y {'−' if exact else '?'} A x"
+    assert done.stderr.decode(encoding).strip() == f"gprior: warning: A{'⁺' if exact else '?'}"
+
+
 def test_sparse_is_read_without_pickle(tmp_path):
     from gprior.commands.arguments import parse_operator
 
