@@ -1,10 +1,10 @@
-"""The command line: help, its speed, and what a user who errs is told."""
+"""The command line: help, its speed, and the report of a mistake of the user."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +73,13 @@ def test_help_imports_nothing_heavy_and_answers_in_half_a_second(words):
         "    heavy = {'torch', 'deepinv', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)\n"
         "    assert not heavy, heavy\n"
     )
-    seconds = []
-    for _ in range(3):  # up to three times: the machine may be busy
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - started)
-        assert done.returncode == 0, done.stderr
-        if seconds[-1] < 0.5:
-            break
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
-    assert min(seconds) < 0.5
+    # Processor time, because the machine may be busy; Windows does not report it.
+    assert after.children_user - before.children_user < 0.5
 
 
 # What a command must not import: it takes seconds, and these commands need none of it.
