@@ -383,15 +383,15 @@ def test_constants_have_their_fields_types():
     from gprior.commands.arguments import parse_constants
 
     words = ["steps=3", "lr=1e-2", "betas=0.9,0.99", "perceptual=false", "init=mean"]
-    found = parse_constants("lbrgm", words)
-    assert found == {
+    constants = parse_constants("lbrgm", words)
+    assert constants == {
         "steps": 3,
         "lr": 0.01,
         "betas": (0.9, 0.99),
         "perceptual": False,
         "init": "mean",
     }
-    assert type(found["steps"]) is int
+    assert type(constants["steps"]) is int
     assert parse_constants("lbrgm", ["perceptual=none"]) == {"perceptual": None}
     with pytest.raises(TypeError, match=r"needs.*'latent'"):
         parse_constants("lbrgm", ["needs=z"])

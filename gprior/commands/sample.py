@@ -1,4 +1,4 @@
-"""``gprior sample``: a picture of what a prior generates."""
+"""``gprior sample``: a grid of images that a prior generates."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ def sample(
     truncation: float | None = None,
     device: str = "cpu",
 ) -> str:
-    """Draw generated images as a grid, in a PNG that says that they are generated.
+    """Write generated images as a grid. The metadata of the PNG file says that they are generated.
 
     Parameters
     ----------
     source : str
         A checkpoint, or the name of an embedded prior.
     out : Path
-        The picture, ending in ``.png``.
+        The new file, ending in ``.png``.
     n : int
         Number of images.
     seed : int
-        The i-th image depends on (seed, i) alone.
+        Random seed. Image i depends only on (seed, i).
     label : int, optional
-        Class of all images; None draws one for each.
+        Class of all images. None draws a class for each image.
     truncation : float, optional
-        Psi for StyleGAN2, the truncation in [0, 1] for BigGAN; None for none.
+        Psi of StyleGAN2, or the truncation of BigGAN in [0, 1]. None means no truncation.
     device : str
-        Where to compute.
+        Device to compute on.
 
     Returns
     -------
     str
-        What was written.
+        A line for the terminal.
 
     Raises
     ------
-    ValueError
-        If the prior is not read, or an option does not fit it.
+    InputError
+        If the prior cannot be read, or an option does not fit the prior.
     OSError
         If a file cannot be read or written.
     """

@@ -270,7 +270,8 @@ def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
                 "with values that are not finite or above 1e9; crop it or correct its header"
             )
         spatial = [index if a == axis else builtins.slice(None) for a in range(min(ndim, 3))]
-        plane = np.asarray(file.dataobj[(*spatial, *(0,) * (ndim - 3))], dtype=np.float64)
+        where = (*spatial, *(0,) * (ndim - 3))
+        plane = np.asarray(file.dataobj[where], dtype=np.float64)
         plane = plane.reshape([n for a, n in enumerate(shape) if a != axis])
         geometry = _nifti_geometry(header, affine, axis, index, shape)
     return ImageFile(

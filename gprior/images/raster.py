@@ -158,7 +158,7 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         picture.seek(page)
         check_size(path, picture.height, picture.width)
         dtype = _raster_dtype(path, kind, picture)
-        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined]
+        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined,unused-ignore]
         white_is_zero = tags.get(262) == 0
         # Pillow makes a resolution up where a TIFF has none. A colour profile describes the
         # stored channels only where they are not converted.

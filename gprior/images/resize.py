@@ -134,7 +134,7 @@ def _overlap(record: dict[str, Any]) -> tuple[_Window, _Window]:
 
 def _resize(array: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float64]:
     if list(array.shape[1:]) == list(size):
-        return array.copy()
+        return np.array(array)
     from PIL import Image
 
     def resized(channel: NDArray[np.float64]) -> NDArray[np.float64]:
