@@ -13,7 +13,6 @@ from deepinv.models import Reconstructor as DeepinvReconstructor
 from torch import Tensor
 
 from gprior.priors import ModulatedConv, Prior
-from gprior.search import inputs_of
 from gprior.solvers import Solver, find_solver
 from gprior.solving import solve
 
@@ -122,7 +121,7 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
 
         with self._frozen():
             result = solve(y, physics, self.prior, self.solver, callback=look, **options)
-        x = self.prior(**inputs_of(result.latents)) if self.trainable else result.x
+        x = self.solver.render(self.prior, result.latents) if self.trainable else result.x
         if isinstance(y, Tensor):
             x = x.to(y.device)
         if not compute_metrics:

@@ -16,7 +16,7 @@ Differs from the authors' code
 - The last 300 steps polish the archive of the best points seen. Theirs redraws a population
   from the final distribution and throws those away: ``elites=False``, which costs half or more
   of what the evolution gained over equal restarts, ``outer="random"``, in our benchmarks.
-- The sampler learns from where members ended (``told="optimised"``), or from where they
+- The sampler learns from where members ended (``learn_from="optimised"``), or from where they
   started (``"sampled"``); the paper is ambiguous and its two code branches differ.
 - CMA-ES is isotropic or diagonal in torch, many images at once: in so few generations a full
   covariance stays within some per cent of the identity. ``outer="cma"`` is their package.
@@ -49,11 +49,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gprior.problem import Problem
+from gprior.checks import integer
+from gprior.priors import Prior
+from gprior.problem import BACKGROUND, Problem
 from gprior.search import Adam, Objective, Space, Trial, Variables, Watch
 from gprior.solvers import placement as transforms
-from gprior.solvers.base import is_whole
-from gprior.solvers.population_base import OUTSIDE, Plan, Population
+from gprior.solvers.population_base import Plan, Population
 
 __all__ = ["CMA", "AdamSeeds", "BasinCMA", "CMAAdam"]
 
@@ -66,7 +67,7 @@ class AdamSeeds(Population):
     ----------
     steps, population
         Iterates of each of the latents; the paper has 500 of 18.
-    bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
+    bound, pixel, absolute, feature, lr, lr_class, search_class
         As for `Population`.
     init, perceptual, max_batch
         See `Solver`.
@@ -90,7 +91,7 @@ class CMA(Population):
         Generations; the paper has 300.
     outer : {"csa", "diagonal", "cma", "random"}
         Isotropic, diagonal, the package ``cma``, or random draws.
-    population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
+    population, bound, pixel, absolute, feature, lr, lr_class, search_class
         As for `Population`; no step is taken, so the class stays what it is.
     init, perceptual, max_batch
         See `Solver`.
@@ -119,7 +120,7 @@ class CMAAdam(Population):
         Polish the best points seen; else a population drawn from the last distribution.
     polish : int, optional
         How many of them; None for as many as the population.
-    population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
+    population, bound, pixel, absolute, feature, lr, lr_class, search_class
         As for `Population`.
     init, perceptual, max_batch
         See `Solver`.
@@ -149,7 +150,7 @@ class BasinCMA(CMAAdam):
     steps : int or tuple of 3 int
         Generations, steps of each member in each, and final steps: 30, 30 and 300. One number
         is all the steps of a member; the two nested loops get the square root of its share.
-    told : {"optimised", "sampled"}
+    learn_from : {"optimised", "sampled"}
         Whether CMA-ES learns where a member ended, or where it started.
     transform : bool
         First search, with as many steps, how the object is scaled, shifted and brightened, see
@@ -158,26 +159,26 @@ class BasinCMA(CMAAdam):
         no pixel of the generated image reaches.
     outer, elites, polish
         As for `CMAAdam`.
-    population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
+    population, bound, pixel, absolute, feature, lr, lr_class, search_class
         As for `Population`.
     init, perceptual, max_batch
         See `Solver`.
     """
 
     steps: int | tuple[int, ...] = (30, 30, 300)
-    told: str = "optimised"
+    learn_from: str = "optimised"
     transform: bool = False
 
     def __post_init__(self) -> None:
-        if is_whole(self.steps) and self.steps > 0:  # type: ignore[operator]
-            object.__setattr__(self, "steps", nested(self.steps, (30, 30, 300)))  # type: ignore[arg-type]
+        if not isinstance(self.steps, (tuple, list)):
+            object.__setattr__(self, "steps", nested(self.steps, (30, 30, 300)))
         super().__post_init__()
 
     @property
     def plan(self) -> Plan:
         """Generations with steps, and final steps."""
         outer, inner, final = self.stages
-        return Plan(outer, inner, final, self.outer, self.told, *self._end)
+        return Plan(outer, inner, final, self.outer, self.learn_from, *self._end)
 
     @property
     def placing(self) -> tuple[int, int]:
@@ -233,6 +234,10 @@ class BasinCMA(CMAAdam):
             problem = replace(problem, fit=[problem.fit[0] * seen], weight=weight, maps=None)
         return problem, {**start, "transform": phi}, trial, spent
 
+    def render(self, prior: Prior, code: Variables) -> Tensor:
+        """Return the images of a code, transformed where it has a transform."""
+        return super().render(transforms.Transformed(prior) if "transform" in code else prior, code)
+
     def first(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return where the search of transforms starts (R, 5), and how widely (R,).
 
@@ -241,7 +246,7 @@ class BasinCMA(CMAAdam):
         """
         prior, weight, y = problem.prior, problem.weight, problem.y[0]
         if weight is not None:
-            seen = (weight > (1 + OUTSIDE) / 2).to(weight)
+            seen = (weight > (1 + BACKGROUND) / 2).to(weight)
             known = torch.ones_like(weight)
         elif transforms.pointwise(problem):
             known = (problem.fit[0] > 0).to(y)
@@ -257,9 +262,12 @@ class BasinCMA(CMAAdam):
 def nested(total: int, usual: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return outer, inner and final steps with outer · inner + final = total.
 
+    One step is one generation of one step.
+
     >>> nested(1200, (30, 30, 300)), nested(300, (30, 30, 300)), nested(1, (30, 30, 300))
     ((30, 30, 300), (15, 15, 75), (1, 1, 0))
     """
+    total = integer("steps", total, least=1)
     outer, inner, final = usual
     scale = math.sqrt(total / (outer * inner + final))
     a = max(int(outer * scale + 1e-9), 1)

@@ -31,14 +31,26 @@ Differs from the authors' code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.problem import Problem
-from gprior.search import GRAY_LEVEL, Adam, Init, Objective, Outcome, Variables, Watch, WPlus
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    Init,
+    Iterate,
+    Objective,
+    Outcome,
+    Term,
+    Watch,
+    WPlus,
+    fidelity,
+    perceptual,
+)
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
 
@@ -75,23 +87,22 @@ class BRGM(Solver):
     cosine: float = 3.0
     lr: float = 0.22
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         prior, s = problem.prior, spread(problem.prior)
 
-        def gaussian(u: Variables, start: Variables, inputs: dict[str, Any]) -> Tensor:
-            mean = prior.mean_style(start.get("c")).expand(len(u["w"]), -1)
-            return ((u["w"] - mean[:, None]) / s).square().mean((1, 2))
+        def gaussian(at: Iterate) -> Tensor:
+            w = at.variables["w"]
+            mean = prior.mean_style(at.start.get("c")).expand(len(w), -1)
+            return ((w - mean[:, None]) / s).square().mean((1, 2))
 
         objective = Objective(
-            fidelity=self.pixel,
-            perceptual=self.feature,
-            regularizers={
-                "gaussian": (self.gaussian, gaussian),
-                "cosine": (self.cosine, lambda u, *_: cosine_disagreement(u["w"])),
-            },
+            fidelity(self.pixel),
+            perceptual(self.feature),
+            Term("gaussian", self.gaussian, gaussian),
+            Term("cosine", self.cosine, lambda at: cosine_disagreement(at.variables["w"])),
         )
-        return self.search(problem, c, watch, objective, (WPlus(), Adam(self.lr * s)))
+        return self.search(problem, watch, objective, (WPlus(), Adam(self.lr * s)))
 
 
 def cosine_disagreement(w: Tensor) -> Tensor:

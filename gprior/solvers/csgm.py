@@ -24,10 +24,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from gprior.problem import Problem
-from gprior.search import GRAY_LEVEL, Adam, Init, Objective, Outcome, Watch, Z
+from gprior.search import GRAY_LEVEL, Adam, Init, Objective, Outcome, Term, Watch, Z, fidelity
 from gprior.solvers.base import Solver
 
 __all__ = ["CSGM"]
@@ -57,10 +55,10 @@ class CSGM(Solver):
     latent: float = 0.1
     lr: float = 0.1
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         objective = Objective(
-            fidelity=self.fidelity,
-            regularizers={"latent": (self.latent, lambda u, *_: u["z"].square().mean(1))},
+            fidelity(self.fidelity),
+            Term("latent", self.latent, lambda at: at.variables["z"].square().mean(1)),
         )
-        return self.search(problem, c, watch, objective, (Z(), Adam(self.lr)))
+        return self.search(problem, watch, objective, (Z(), Adam(self.lr)))

@@ -24,10 +24,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from gprior.problem import Problem
-from gprior.search import GRAY_LEVEL, Adam, Held, Init, Noise, Objective, Outcome, Watch, WPlus
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    FixedStyles,
+    Init,
+    Noise,
+    Objective,
+    Outcome,
+    Watch,
+    WPlus,
+    fidelity,
+    perceptual,
+)
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
 
@@ -58,11 +68,11 @@ class I2S(Solver):
     feature: float = 1.0
     lr: float = 0.22
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over w+."""
-        objective = Objective(self.pixel, self.feature)
+        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
         adam = Adam(self.lr * spread(problem.prior))
-        return self.search(problem, c, watch, objective, (WPlus(), adam))
+        return self.search(problem, watch, objective, (WPlus(), adam))
 
 
 @dataclass(frozen=True)
@@ -81,9 +91,9 @@ class I2SPlusPlus(I2S):
     steps: int | tuple[int, ...] = (800, 400)
     lr_noise: float = 0.1
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over w+, then over the noise maps."""
-        objective = Objective(self.pixel, self.feature)
+        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
         adam = Adam({"w": self.lr * spread(problem.prior), "noise": self.lr_noise})
-        stages = (WPlus(), adam), (Held() & Noise(), adam)
-        return self.search(problem, c, watch, objective, *stages)
+        stages = (WPlus(), adam), (FixedStyles() & Noise(), adam)
+        return self.search(problem, watch, objective, *stages)

@@ -35,10 +35,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from gprior.checks import InputError
 from gprior.priors import Prior
@@ -54,10 +53,12 @@ from gprior.search import (
     Outcome,
     Space,
     Sphere,
-    Variables,
+    Term,
     Watch,
     Z,
     ZPlus,
+    fidelity,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.terms import geodesic_cross, trapezoid
@@ -120,14 +121,15 @@ class ILO(Solver):
         """Return the evaluations; entering rounds 1 to 3 takes a forward pass each."""
         return super().cost(classes) + sum(n > 0 for n in self.stages[1:]) / 3
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Run the rounds, each from the best image so far."""
         prior = problem.prior
-        cross = {"cross": (self.cross, geodesic)} if "w" in prior.inputs and self.cross else {}
-        objective = Objective(self.pixel, self.feature, cross)
+        terms = [fidelity(self.pixel), perceptual(self.feature)]
+        if "w" in prior.inputs and self.cross:
+            terms.append(Term("cross", self.cross, lambda at: geodesic_cross(at.variables["z+"])))
         adam = Adam(self.lr, schedule=trapezoid(0.75))
         rounds = [(self.space(prior, k), adam) for k in range(len(self.stages))]
-        return self.search(problem, c, watch, objective, *rounds)
+        return self.search(problem, watch, Objective(*terms), *rounds)
 
     def space(self, prior: Prior, k: int) -> Space:
         """Return where round k searches: z+ and noise maps on spheres, features, in balls."""
@@ -151,11 +153,6 @@ class ILO(Solver):
         normal = 2 / math.sqrt(math.pi)  # E|a - b| of two standard normal numbers
         sizes = (normal, normal, normal, typical(prior, cut))
         return L1Ball(names, tuple(fraction * size for size in sizes), per_entry=True)
-
-
-def geodesic(u: Variables, start: Variables, inputs: dict[str, Any]) -> Tensor:
-    """Return the cross term of the latents of different layers, (R,)."""
-    return geodesic_cross(u["z+"])
 
 
 @torch.no_grad()

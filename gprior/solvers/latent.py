@@ -11,12 +11,10 @@ Steps are in units of each variable's own spread: of w, s; of the others, 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
 from typing import Any, ClassVar
-
-from torch import Tensor
 
 from gprior.checks import InputError
 from gprior.priors import Prior
@@ -26,7 +24,7 @@ from gprior.search import (
     Adam,
     Content,
     Filters,
-    Held,
+    FixedStyles,
     Init,
     Noise,
     Objective,
@@ -37,8 +35,9 @@ from gprior.search import (
     WPlus,
     Z,
     ZPlus,
+    fidelity,
     minimise_by_lbfgs,
-    starting_point,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
@@ -115,19 +114,18 @@ class Latent(Solver):
         }  # fmt: skip
         return self.needs.union(*(own.get(name, set()) for name in self.names))
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over the product."""
         space = self.space(problem.prior)
-        objective = Objective(self.pixel, self.feature)
+        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
         if self.optimizer == "lbfgs":
-            start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
+            start, cost = self.begin(problem, objective, space)
             outcome = minimise_by_lbfgs(problem, space, objective, start, self.total, watch)
-            outcome.evaluations += cost
-            return outcome
+            return replace(outcome, evaluations=outcome.evaluations + cost)
         unit = spread(problem.prior) if {"w", "w+", "w++"} & set(self.names) else 1.0
         rates = {"z": self.lr, "z+": self.lr, "w": self.lr * unit}
         adam = Adam({**rates, "content": self.lr_content, "noise": self.lr_noise})
-        return self.search(problem, c, watch, objective, (space, adam))
+        return self.search(problem, watch, objective, (space, adam))
 
     def space(self, prior: Prior) -> Space:
         """Return the product of the spaces."""
@@ -142,5 +140,5 @@ class Latent(Solver):
         }
         parts: list[Space] = [make[name]() for name in self.names]
         if not set(self.names) & set(LATENTS):
-            parts.insert(0, Held())
+            parts.insert(0, FixedStyles())
         return reduce(and_, parts)

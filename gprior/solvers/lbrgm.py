@@ -34,7 +34,7 @@ Differs from the authors' code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -44,11 +44,14 @@ from gprior.search import (
     Adam,
     Auxiliary,
     Init,
+    Iterate,
     Objective,
     Outcome,
-    Variables,
+    Term,
     Watch,
     WPlus,
+    fidelity,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
@@ -90,21 +93,19 @@ class LBRGM(Solver):
     lr_z: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the best candidate."""
         prior, s = problem.prior, spread(problem.prior)
 
-        def map_term(u: Variables, start: Variables, inputs: dict[str, Any]) -> Tensor:
-            w = prior.mapping(u["z"], start.get("c"))
-            return ((u["w"] - w) / s).square().mean((1, 2))
+        def map_term(at: Iterate) -> Tensor:
+            w = prior.mapping(at.variables["z"], at.start.get("c"))
+            return ((at.variables["w"] - w) / s).square().mean((1, 2))
 
         objective = Objective(
-            fidelity=self.pixel,
-            perceptual=self.feature,
-            regularizers={
-                "map": (self.map, map_term),
-                "latent": (self.latent, lambda u, *_: u["z"].square().mean(1)),
-            },
+            fidelity(self.pixel),
+            perceptual(self.feature),
+            Term("map", self.map, map_term),
+            Term("latent", self.latent, lambda at: at.variables["z"].square().mean(1)),
         )
         adam = Adam({"w": self.lr * s, "z": self.lr_z}, self.betas)
-        return self.search(problem, c, watch, objective, (WPlus() & Auxiliary("z"), adam))
+        return self.search(problem, watch, objective, (WPlus() & Auxiliary("z"), adam))

@@ -28,12 +28,13 @@ from gprior.problem import Forward, Problem
 from gprior.randomness import generator, normal
 from gprior.search import (
     CSA,
-    Flock,
-    Moment,
+    Iterate,
     Objective,
     Optimizer,
     Outcome,
+    PopulationSearch,
     Space,
+    Step,
     Trial,
     Variables,
     Watch,
@@ -218,16 +219,13 @@ class Placed(Space):
 
     size: tuple[int, int]
 
-    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
+    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         return {}
 
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
-        return {"transform": start["transform"]}
-
-    def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
+    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
         return {**variables, "transform": start["transform"]}
 
-    def diagnose(self, variables: Variables, code: Variables, at: Moment) -> Variables:
+    def diagnose(self, variables: Variables, code: Variables, step: Step) -> Variables:
         return uncovered(code["transform"], self.size)
 
 
@@ -282,18 +280,17 @@ def _target(problem: Problem, phi: Tensor) -> Problem:
     weight = _moved(fit, back) * covered(back, y.shape[2:])
     pixels = weight.mean(1, keepdim=True) + 1e-6
     base = problem.prior.base if isinstance(problem.prior, Transformed) else problem.prior
-    own = replace(
+    target = replace(
         problem,
         prior=base,
         forward=Forward(lambda x: x, base.image_shape, base.like, 1),
         y=[y * (share > 1e-3)],
         fit=[weight],
         held=[torch.zeros_like(weight)],
-        sigma=torch.full_like(problem.sigma, torch.nan),
         weight=pixels,
         maps=None,
     )
-    return own.prepared()
+    return target.judged_by_loss().prepared()
 
 
 @torch.no_grad()
@@ -301,7 +298,7 @@ def _scored(problem: Problem, objective: Objective, found: Outcome, phi: Tensor)
     """Return an outcome on the measurements themselves; its history stays the search's."""
     image = transform(found.image, phi)
     predicted = problem.measure(image)
-    terms = objective.data(problem, predicted)
+    terms = objective(Iterate(problem, image, predicted), data_alone=True)
     loss = total(terms)
     return replace(
         found,
@@ -350,15 +347,14 @@ def search(
     R, like, units = len(problem), problem.prior.like, problem.prior.like.new_tensor(UNITS)
     centre, about, g = torch.zeros_like(start["z"]), 1.0, 0
 
-    def vary(rows: Tensor, begin: Variables, points: Tensor) -> Variables:
-        own = problem.take(rows[::MEMBERS])
-        shape = (MEMBERS, centre.shape[1])
-        numbers = normal(own.draw_keys("transform-z", g), shape, like).flatten(0, 1)
+    def insert(rows: Tensor, begin: Variables, points: Tensor) -> Variables:
+        keys = problem.take(rows[::MEMBERS]).draw_keys("transform-z", g)
+        numbers = normal(keys, (MEMBERS, centre.shape[1]), like).flatten(0, 1)
         z = centre[rows] + about * numbers
         place = points.clamp(-MOST, MOST)
         return {**begin, "z": z, "place": place, "transform": place * units}
 
-    def learned(rows: Tensor, outcome: Outcome) -> None:
+    def follow_best(rows: Tensor, outcome: Outcome) -> None:
         nonlocal about, g
         table = outcome.loss.nan_to_num(torch.inf, torch.inf).view(len(rows), MEMBERS)
         first = torch.arange(len(rows), device=rows.device) * MEMBERS
@@ -366,20 +362,20 @@ def search(
         centre[rows] = best if g == 0 else AGAIN * centre[rows] + (1 - AGAIN) * best
         about, g = AGAIN, g + 1
 
-    unstopped = replace(problem, sigma=torch.full_like(problem.sigma, torch.nan))
-    quiet = Watch(watch.tick)
-    flock = Flock(unstopped, start, 0, at_once, quiet)
+    population = PopulationSearch(
+        problem.judged_by_loss(), start, 0, at_once, Watch(watch.progress)
+    )
     sampler = evolve(
-        flock,
+        population,
         CSA(start["transform"] / units, spread, MEMBERS, diagonal=True),
         MEMBERS,
         trial,
-        vary,
+        insert,
         generations,
         outer="place",
-        told="sampled",
-        learned=learned,
+        learn_from="sampled",
+        after=follow_best,
     )
     phi = torch.zeros(R, SIZE).to(like)
-    phi[flock.rows] = sampler.mean.clamp(-MOST, MOST) * units
-    return phi, flock.spent
+    phi[population.rows] = sampler.mean.clamp(-MOST, MOST) * units
+    return phi, population.record.evaluations

@@ -24,7 +24,7 @@ Differs from the authors' code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -36,12 +36,15 @@ from gprior.search import (
     GRAY_LEVEL,
     Adam,
     Init,
-    Moment,
     Objective,
     Outcome,
     Space,
+    Step,
+    Term,
     Variables,
     Watch,
+    fidelity,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import samples_by_class
@@ -77,15 +80,15 @@ class PNorm(Solver):
     norm: float = 8.0
     lr: float = 0.1
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         space = Whitened(*moments(problem.prior))
         objective = Objective(
-            fidelity=self.pixel,
-            perceptual=self.feature,
-            regularizers={"norm": (self.norm, lambda u, *_: u["v"].square().mean((1, 2)))},
+            fidelity(self.pixel),
+            perceptual(self.feature),
+            Term("norm", self.norm, lambda at: at.variables["v"].square().mean((1, 2))),
         )
-        return self.search(problem, c, watch, objective, (space, Adam(self.lr)))
+        return self.search(problem, watch, objective, (space, Adam(self.lr)))
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,11 @@ class Whitened(Space):
     deviation: Tensor
     needs = frozenset({"w"})
 
-    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
+    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         linear = F.leaky_relu(start["w"], 5.0)
         return {"v": (linear - self.centre(start)) @ self.basis / self.deviation}
 
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
-        return {"ws": self.finish(variables, start, at)["w"]}
-
-    def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
+    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
         linear = (variables["v"] * self.deviation) @ self.basis.t() + self.centre(start)
         return {**variables, "w": F.leaky_relu(linear, 0.2)}
 

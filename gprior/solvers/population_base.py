@@ -1,4 +1,4 @@
-"""What the methods with populations share: members, constraint, objective, class, foreground."""
+"""What the methods with populations share: members, constraint, objective, class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError
+from gprior.checks import InputError, integer, number
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.search import (
@@ -20,13 +20,15 @@ from gprior.search import (
     Box,
     CMAPackage,
     Fixed,
-    Flock,
     Init,
+    Iterate,
     Objective,
     Outcome,
+    PopulationSearch,
     Sampler,
     Simplex,
     Space,
+    Term,
     Trial,
     Variables,
     Watch,
@@ -34,19 +36,21 @@ from gprior.search import (
     ZClass,
     ZEmbedding,
     evolve,
+    fidelity,
     minimise,
+    perceptual,
     population_size,
-    redraw,
+    sample_members,
     take,
     tried,
 )
-from gprior.solvers.base import Solver, is_whole
+from gprior.solvers.base import Solver
 
-__all__ = ["Plan", "Population", "weighted"]
+__all__ = ["Plan", "Population"]
 
 OUTER = ("csa", "diagonal", "cma", "random")
-TOLD = ("optimised", "sampled")
-OUTSIDE = 0.3  # weight of the background
+LEARN_FROM = ("optimised", "sampled")
+LR_EMBEDDING, LR_CLASS = 1e-4, 0.02  # Adam's steps of a class embedding, and of a class vector
 
 
 class Plan(NamedTuple):
@@ -56,7 +60,7 @@ class Plan(NamedTuple):
     inner: int
     final: int
     sampler: str = "random"
-    told: str = "sampled"
+    learn_from: str = "sampled"
     elites: bool = False
     polish: int | None = None
 
@@ -76,12 +80,10 @@ class Population(Solver):
     feature : float
         λ_vgg, on the perceptual distance in units of its median over prior samples.
     lr, lr_class : float
-        Adam's steps of z and of the class.
+        Adam's steps of z and of the class. None for ``lr_class`` is the paper's 1e-4 for an
+        embedding, and 0.02 for a class vector, whose entries are from 0 to 1.
     search_class : bool, optional
         Whether the class is searched too; None where the prior has an embedding.
-    foreground : Tensor, optional
-        The object's pixels, 1 in it and 0 outside, (H, W), or one for each image
-        (B, 1, H, W); outside the loss has the weight 0.3. For measurements that are images.
     steps, init, perceptual, max_batch
         See `Solver`. Populations start from N(0, I) where ``init="random"``, else around the
         starting point with variance 0.5.
@@ -99,9 +101,8 @@ class Population(Solver):
     absolute: float = 0.0
     feature: float = 1.0
     lr: float = 0.05
-    lr_class: float = 1e-4
+    lr_class: float | None = None
     search_class: bool | None = None
-    foreground: Tensor | None = None
 
     @property
     def plan(self) -> Plan:
@@ -110,21 +111,23 @@ class Population(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.population is not None and (not is_whole(self.population) or self.population < 2):
-            raise InputError(f"population must be an integer from 2 on, got {self.population!r}")
-        if not self.bound > 0:
-            raise InputError(f"bound must be positive, got {self.bound!r}")
+        number("bound", self.bound, above=0)
         plan = self.plan
+        for name, value, least in (("population", self.population, 2), ("polish", plan.polish, 1)):
+            if value is not None:
+                integer(name, value, least=least)
+        if self.lr_class is not None:
+            number("lr_class", self.lr_class, least=0)
+        if self.search_class not in (None, True, False):
+            raise InputError(f"search_class must be None or a bool, got {self.search_class!r}")
         if plan.outer + plan.final < 1:
             raise InputError(f"steps must have a generation or a final step, got {self.steps!r}")
         if plan.sampler not in OUTER:
             raise InputError(f"outer must be one of {OUTER}, got {plan.sampler!r}")
-        if plan.told not in TOLD:
-            raise InputError(f"told must be one of {TOLD}, got {plan.told!r}")
-        if plan.polish is not None and (not is_whole(plan.polish) or plan.polish < 1):
-            raise InputError(f"polish must be a positive integer, got {plan.polish!r}")
+        if plan.learn_from not in LEARN_FROM:
+            raise InputError(f"learn_from must be one of {LEARN_FROM}, got {plan.learn_from!r}")
 
-    def on(self, prior: Prior) -> Solver:
+    def for_prior(self, prior: Prior) -> Solver:
         """Return this solver with its population for the latents of a prior."""
         if self.population is not None:
             return self
@@ -135,7 +138,7 @@ class Population(Solver):
     def members(self) -> int:
         """Members of each row."""
         if self.population is None:
-            raise InputError("population depends on the prior: call on(prior), or give it")
+            raise InputError("population depends on the prior: call for_prior(prior), or give it")
         return self.population
 
     @property
@@ -164,36 +167,45 @@ class Population(Solver):
         final = self.polished * (plan.final + 1 / 3) if plan.final else 0
         return generations + final + tried(self.init, classes) / 3
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Evolve populations, then polish."""
-        prior, plan, P = problem.prior, self.plan, self.members
-        problem = weighted(problem, self.foreground)
-        objective = Objective(self.pixel, self.feature, absolute=self.absolute)
-        space = self.space(prior)
-        start, cost = self.begin(problem, c, objective, space)
+        plan, P = self.plan, self.members
+        objective, space = self.objective(), self.space(problem.prior)
+        start, cost = self.begin(problem, objective, space)
         start = {k: v for k, v in start.items() if k != "w"}
-        adam = Adam({"z": self.lr, "embedding": self.lr_class, "c": self.lr_class})
+        lr_class = {"embedding": LR_EMBEDDING, "c": LR_CLASS}
+        if self.lr_class is not None:
+            lr_class = dict.fromkeys(lr_class, self.lr_class)
+        adam = Adam({"z": self.lr, **lr_class})
+        drawn = self.sampler(start["z"], around_zero=self.init == "random")
         problem, start, trial, extra = self.prepare(problem, start, space, objective, adam, watch)
 
-        def vary(rows: Tensor, start: Variables, points: Tensor) -> Variables:
+        def insert(rows: Tensor, start: Variables, points: Tensor) -> Variables:
             return {**start, "z": points.clamp(-self.bound, self.bound)}
 
         keep = self.polished if plan.elites and plan.final else 0
-        flock = Flock(problem, start, self.columns, self.max_batch, watch, keep)
-        sampler = self.sampler(start["z"])
-        sampler = evolve(flock, sampler, P, trial(plan.inner), vary, plan.outer, told=plan.told)
-        if plan.final and len(flock.rows):
-            if flock.elites is not None:
-                members = flock.rows.repeat_interleave(flock.count)
-                begin = {**take(start, members), **flock.elites.code}
+        search = PopulationSearch(problem, start, self.columns, self.max_batch, watch, keep)
+        sampler = evolve(
+            search, drawn, P, trial(plan.inner), insert, plan.outer, learn_from=plan.learn_from
+        )
+        if plan.final and len(search.rows):
+            if search.elites is not None:
+                members = search.rows.repeat_interleave(search.elite_count)
+                starts = {**take(start, members), **search.elites.code}
             else:
-                members = flock.rows.repeat_interleave(self.polished)
-                begin = redraw(flock, sampler, self.polished, vary)
-            ended = flock.attempt(members, begin, trial(plan.final), last=True)
-            flock.record(ended, last=True)
-        outcome = flock.finish()
-        outcome.evaluations += cost + extra
-        return outcome
+                members = search.rows.repeat_interleave(self.polished)
+                starts = sample_members(search, sampler, self.polished, insert)
+            ended = search.attempt(members, starts, trial(plan.final), last=True)
+            search.keep_generation(ended, last=True)
+        outcome = search.finish()
+        return replace(outcome, evaluations=outcome.evaluations + cost + extra)
+
+    def objective(self) -> Objective:
+        """Return J."""
+        terms = [fidelity(self.pixel), perceptual(self.feature)]
+        if self.absolute:
+            terms.insert(1, Term("absolute", self.absolute, mean_absolute, data=True))
+        return Objective(*terms)
 
     def prepare(
         self,
@@ -225,10 +237,9 @@ class Population(Solver):
             return ZClass() & box & Simplex(("c",))
         raise InputError("search_class=True needs a prior with classes; leave it out")
 
-    def sampler(self, z: Tensor) -> Sampler:
-        """Return the outer sampler around z (R, d), or around 0 where z is only a draw."""
-        drawn = isinstance(self.init, str) and self.init == "random"
-        centre, sigma = (torch.zeros_like(z), 1.0) if drawn else (z, math.sqrt(0.5))
+    def sampler(self, z: Tensor, around_zero: bool) -> Sampler:
+        """Return the outer sampler: N(0, I) around 0, or variance 0.5 around z (R, d)."""
+        centre, sigma = (torch.zeros_like(z), 1.0) if around_zero else (z, math.sqrt(0.5))
         kind = self.plan.sampler
         if kind == "random":
             return Fixed(centre, sigma)
@@ -237,20 +248,6 @@ class Population(Solver):
         return CSA(centre, sigma, self.members, diagonal=kind == "diagonal")
 
 
-def weighted(problem: Problem, foreground: Tensor | None) -> Problem:
-    """Return the problem with the background's weight lowered in every term."""
-    if foreground is None:
-        return problem
-    mask, y = torch.as_tensor(foreground), problem.y[0]
-    mask = mask if mask.ndim == 4 else mask[None, None]
-    if len(problem.y) != 1 or y.ndim != 4 or y.is_complex():
-        raise InputError("foreground needs a measurement that is one batch of images")
-    last = int(problem.image.max())
-    if tuple(mask.shape[1:]) != (1, *y.shape[2:]) or not (len(mask) == 1 or last < len(mask)):
-        raise InputError(
-            f"foreground must have shape {tuple(y.shape[2:])}, or (B, 1, {y.shape[2]}, "
-            f"{y.shape[3]}) with one mask for each image, got {tuple(foreground.shape)}"
-        )
-    rows = problem.image if len(mask) > 1 else torch.zeros_like(problem.image)
-    weight = OUTSIDE + (1 - OUTSIDE) * (mask.to(y.device)[rows] > 0).to(y)
-    return replace(problem, fit=[problem.fit[0] * weight], weight=weight)
+def mean_absolute(at: Iterate) -> Tensor:
+    """Return the mean of |y - A x| over the fitted entries, (R,)."""
+    return at.problem.mean_absolute(at.predicted, at.problem.fit)

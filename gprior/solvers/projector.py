@@ -23,28 +23,33 @@ Differs from the authors' code
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import ClassVar
 
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
     Adam,
     Init,
-    Moment,
     Noise,
     Objective,
     Outcome,
+    Step,
+    Term,
     Variables,
     W,
     Watch,
+    fidelity,
+    judgements,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
 from gprior.solvers.terms import noise_autocorrelation, trapezoid
 
 __all__ = ["Projector"]
+
+
+FADED = 0.75  # fraction of the run at which the jitter of w has faded
 
 
 @dataclass(frozen=True)
@@ -76,23 +81,23 @@ class Projector(Solver):
     jitter: float = 0.05
     lr: float = 0.22
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def cost(self, classes: int) -> float:
+        """Return the evaluations, those that judge w without its jitter included."""
+        jittered = judgements(self.total, FADED) if self.jitter else 0
+        return super().cost(classes) + jittered / 3
+
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         prior, s = problem.prior, spread(problem.prior)
         eta = self.jitter * s * prior.w_avg.shape[-1] ** 0.5
         space = Jittered(eta) & Noise(drawn=True, standard=True)
         objective = Objective(
-            fidelity=self.pixel,
-            perceptual=self.feature,
-            regularizers={
-                "noise": (
-                    self.noise,
-                    lambda u, start, inputs: noise_autocorrelation(list(inputs["noise"].values())),
-                )
-            },
+            fidelity(self.pixel),
+            perceptual(self.feature),
+            Term("noise", self.noise, lambda at: noise_autocorrelation(at.inputs["noise"])),
         )
         adam = Adam({"w": self.lr * s, "noise": self.lr}, schedule=trapezoid(0.25))
-        return self.search(problem, c, watch, objective, (space, adam))
+        return self.search(problem, watch, objective, (space, adam))
 
 
 @dataclass(frozen=True)
@@ -101,9 +106,12 @@ class Jittered(W):
 
     scale: float
 
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
+    def draws(self, t: float) -> bool:
+        return self.scale > 0 and t < FADED
+
+    def draw(self, variables: Variables, start: Variables, step: Step) -> Variables:
         w = variables["w"]
-        eta = self.scale * max(0.0, 1 - at.t / 0.75) ** 2
+        eta = self.scale * max(0.0, 1 - step.t / FADED) ** 2
         if eta > 0:
-            w = w + eta * at.draw("jitter", w.shape[1:])
-        return super().decode({"w": w}, start, at)
+            w = w + eta * step.draw("jitter", w.shape[1:])
+        return self.finish({**variables, "w": w}, start, step)

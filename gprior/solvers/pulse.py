@@ -31,7 +31,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gprior.problem import Problem
-from gprior.search import Adam, Init, Noise, Objective, Outcome, Sphere, Watch, ZPlus
+from gprior.search import Adam, Init, Iterate, Noise, Objective, Outcome, Sphere, Term, Watch, ZPlus
 from gprior.solvers.base import Solver
 from gprior.solvers.terms import geodesic_cross, one_cycle_drop
 
@@ -68,15 +68,16 @@ class PULSE(Solver):
     noises: int = 5
     lr: float = 0.4
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         space = ZPlus(problem.prior) & Noise(last=self.noises) & Sphere(("z+",))
+
+        def bounded(at: Iterate) -> Tensor:
+            return at.problem.mean_square(at.predicted, at.problem.fit).clamp_min(self.tolerance)
+
         objective = Objective(
-            fidelity=self.pixel,
-            tolerance=self.tolerance,
-            regularizers={
-                "cross": (self.cross, lambda u, start, inputs: geodesic_cross(inputs["ws"]))
-            },
+            Term("fidelity", self.pixel, bounded, data=True),
+            Term("cross", self.cross, lambda at: geodesic_cross(at.inputs["ws"])),
         )
         adam = Adam(self.lr, schedule=one_cycle_drop)
-        return self.search(problem, c, watch, objective, (space, adam))
+        return self.search(problem, watch, objective, (space, adam))

@@ -96,7 +96,7 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
             f"{type(found).__name__} needs the inputs {lacking}, which this prior lacks; "
             f"solvers that work with it are {works}"
         )
-    return found.on(prior)
+    return found.for_prior(prior)
 
 
 def name_of(solver: Solver) -> str:

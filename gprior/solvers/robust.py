@@ -25,22 +25,28 @@ Differs from the authors' code
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
+    PERCEPTUAL,
     Filters,
     Init,
+    Iterate,
     Objective,
     Outcome,
+    Term,
     Variables,
     W,
     Watch,
     WPlus,
+    fidelity,
     rate,
 )
 from gprior.solvers.base import Solver
@@ -57,12 +63,13 @@ class NormalizedGradient:
 
     def step(
         self, variables: Variables, grads: Variables, state: dict[str, Variables], t: float
-    ) -> Variables:
+    ) -> tuple[Variables, dict[str, Variables]]:
         """Return the next variables."""
-        return {
+        moved = {
             name: x.detach() - rate(self.lr, name) * unit(grads[name])
             for name, x in variables.items()
         }
+        return moved, state
 
     def fresh(self, variables: Variables) -> dict[str, Variables]:
         """Return no state."""
@@ -74,6 +81,20 @@ def unit(g: Tensor) -> Tensor:
     length = g.norm(dim=-1, keepdim=True)
     found: Tensor = g / length.where(length > 0, length.new_ones(()))
     return found
+
+
+def over_halvings(at: Iterate) -> Tensor:
+    """Return the perceptual distance summed over halvings of y and A x, (R,).
+
+    Both are averaged over 2x2 pixels, again and again while at least 16 are left.
+    """
+    predicted, y = at.predicted[0], at.problem.seen(at.predicted[0])
+    value = at.problem.perceptual_distance(predicted)
+    while min(y.shape[2:]) >= 32:
+        predicted, y = (F.avg_pool2d(image, 2) for image in (predicted, y))
+        halved = replace(at.problem, y=[y], maps=None, held=[torch.zeros_like(y)])
+        value = value + halved.perceptual_distance(predicted)
+    return value
 
 
 @dataclass(frozen=True)
@@ -99,14 +120,15 @@ class Robust(Solver):
     feature: float = 1.0
     lr: tuple[float, float, float] = (0.008, 0.002, 0.0005)
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over the three spaces, each from where the one before ended."""
         prior = problem.prior
         length = spread(prior) * prior.w_avg.shape[-1] ** 0.5
-        objective = Objective(self.pixel, self.feature, halvings=True)
+        halvings = Term(PERCEPTUAL, self.feature, over_halvings, data=True)
+        objective = Objective(fidelity(self.pixel), halvings)
         spaces = W(), WPlus(), Filters(prior.num_filters)
         stages = [
             (space, NormalizedGradient(lr * length))
             for space, lr in zip(spaces, self.lr, strict=True)
         ]
-        return self.search(problem, c, watch, objective, *stages)
+        return self.search(problem, watch, objective, *stages)

@@ -42,7 +42,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -54,13 +54,17 @@ from gprior.search import (
     GRAY_LEVEL,
     Adam,
     Init,
-    Moment,
+    Iterate,
     Noise,
     Objective,
     Outcome,
     Space,
+    Step,
+    Term,
     Variables,
     Watch,
+    judgements,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
@@ -112,18 +116,32 @@ class SPHInX(Solver):
     lr_content: float = 0.03
     lr_noise: float = 1.0
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def cost(self, classes: int) -> float:
+        """Return the evaluations, those that judge the mean over the draws included."""
+        return super().cost(classes) + judgements(self.total) / 3
+
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over the heads."""
         prior = problem.prior
         space: Space = StyleHead(spread(prior))
         if self.full:
             space = space & ContentHead() & Noise(drawn=True)
-        objective = Objective(self.pixel, self.feature, clip_noise=self.clip_noise)
+
+        def seen(at: Iterate) -> Tensor:
+            if at.step is None or not self.clip_noise:
+                return at.problem.mean_square(at.predicted, at.problem.fit)
+            noise = self.clip_noise * at.step.draw("clip-noise", at.image.shape[1:])
+            predicted = at.problem.measure((at.image + noise).clamp(0, 1))
+            return at.problem.mean_square(predicted, at.problem.fit)
+
+        objective = Objective(
+            Term("fidelity", self.pixel, seen, data=True), perceptual(self.feature)
+        )
         adam = Adam(
             {"style": self.lr, "content": self.lr_content, "noise": self.lr_noise},
             schedule=trapezoid(0.25),
         )
-        return self.search(problem, c, watch, objective, (space, adam))
+        return self.search(problem, watch, objective, (space, adam))
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ class StyleHead(Space):
     s: float
     needs = frozenset({"w"})
 
-    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
+    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         layers, w_dim = int(start["w"].shape[1]), int(start["w"].shape[2])
         shared = (start["z"].shape[1], *BOTTLENECK)
         own = (BOTTLENECK[-1], *DECODER, w_dim)
@@ -152,29 +170,32 @@ class StyleHead(Space):
             for k, (n_in, n_out) in enumerate(pairwise(widths)):
                 for kind, shape in (("weight", (n_in, n_out)), ("bias", (1, n_out))):
                     name = f"style.{part}.{k}.{kind}"
-                    found[name] = uniform(at.draw(name, (*copies, *shape))) / math.sqrt(n_in)
+                    found[name] = uniform(step.draw(name, (*copies, *shape))) / math.sqrt(n_in)
         return found
 
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
-        z = at.draw("style", (1, *start["w"].shape[1:2], start["z"].shape[1]))
-        return {"ws": start["w"] + self.offsets(variables, z)[:, 0]}
+    def draws(self, t: float) -> bool:
+        return True
 
-    def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
-        w = start["w"] + self.drawn(variables, at).mean(1)
-        kept = {k: v for k, v in variables.items() if not k.startswith("style.")}
-        return {**kept, "w": w}
+    def draw(self, variables: Variables, start: Variables, step: Step) -> Variables:
+        z = step.draw("style", (1, *start["w"].shape[1:2], start["z"].shape[1]))
+        return {**variables, "w": start["w"] + self.offsets(variables, z)[:, 0]}
 
-    def diagnose(self, variables: Variables, code: Variables, at: Moment) -> Variables:
+    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
+        z = self.fixed_draws(variables, step)
+        w = start["w"] + self.offsets(variables, z).mean(1)
+        return {**variables, "style.draws": z, "w": w}
+
+    def diagnose(self, variables: Variables, code: Variables, step: Step) -> Variables:
         """Return the ``spread`` of the styles over draws, and whether the head ``collapsed``."""
-        w = self.drawn(variables, at)
+        w = self.offsets(variables, self.fixed_draws(variables, step))
         spread = (w - w.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt() / self.s
         return {"spread": spread, "collapsed": (spread < COLLAPSED).to(spread)}
 
-    def drawn(self, variables: Variables, at: Moment) -> Tensor:
-        """Return the offsets of 64 draws, (R, 64, L, w_dim)."""
+    def fixed_draws(self, variables: Variables, step: Step) -> Tensor:
+        """Return the 64 draws of z+ over which the code is a mean, (R, 64, L, z_dim)."""
         layers = variables["style.decoder.0.weight"].shape[1]
         z_dim = variables["style.bottleneck.0.weight"].shape[1]
-        return self.offsets(variables, at.draw("style-mean", (DRAWS, layers, z_dim)))
+        return step.fixed("style-mean", (DRAWS, layers, z_dim))
 
     def offsets(self, variables: Variables, z: Tensor) -> Tensor:
         """Return offsets of the styles (R, n, L, w_dim) for z (R, n, L, z_dim)."""
@@ -191,23 +212,27 @@ class ContentHead(Space):
 
     needs = frozenset({"content"})
 
-    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
+    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         widths = (*CONTENT, prior.content_shape[0])
         found: Variables = {}
         for k, shape in enumerate(pairwise(widths)):
-            found[f"content.{k}.weight"] = at.draw(f"content.{k}", shape)
+            found[f"content.{k}.weight"] = step.draw(f"content.{k}", shape)
             if k < len(CONTENT) - 1:
                 bias = torch.zeros_like(found[f"content.{k}.weight"][:, :1])
                 found[f"content.{k}.bias"] = bias
         return found
 
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
-        return {"content": self.contents(variables, at.draw("content", (1, CONTENT[0], 16)))[:, 0]}
+    def draws(self, t: float) -> bool:
+        return True
 
-    def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
-        content = self.contents(variables, at.draw("content-mean", (DRAWS, CONTENT[0], 16)))
-        kept = {k: v for k, v in variables.items() if not k.startswith("content.")}
-        return {**kept, "content": content.mean(1)}
+    def draw(self, variables: Variables, start: Variables, step: Step) -> Variables:
+        s = step.draw("content", (1, CONTENT[0], 16))
+        return {**variables, "content": self.contents(variables, s)[:, 0]}
+
+    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
+        s = step.fixed("content-mean", (DRAWS, CONTENT[0], 16))
+        content = self.contents(variables, s).mean(1)
+        return {**variables, "content.draws": s, "content": content}
 
     def contents(self, variables: Variables, s: Tensor) -> Tensor:
         """Return contents (R, n, C, 4, 4) for s (R, n, 8, 16)."""

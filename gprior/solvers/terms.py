@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -23,15 +23,16 @@ def geodesic_cross(v: Tensor) -> Tensor:
     return (512 / 8) * (2 * torch.atan2(near, far)).square().mean((1, 2))
 
 
-def noise_autocorrelation(maps: Sequence[Tensor]) -> Tensor:
+def noise_autocorrelation(maps: Mapping[int, Tensor]) -> Tensor:
     """Return the squared correlation of noise maps with their shifts, over a pyramid, (R,).
 
     For each map (R, 1, r, r) and its 2x averages down to 8 pixels, the squares of the means
     of n(i, j) n(i, j+1) and n(i, j) n(i+1, j) (Karras et al. 2020, arXiv:1912.04958,
     appendix D).
     """
-    total = torch.zeros((), dtype=maps[0].dtype, device=maps[0].device)
-    for n in maps:
+    total = torch.zeros((), dtype=torch.float32, device="cpu")
+    for n in maps.values():
+        total = total.to(n)
         while True:
             for dim in (2, 3):
                 total = total + (n * n.roll(1, dim)).mean((1, 2, 3)).square()
