@@ -112,7 +112,7 @@ def test_info_and_sample_import_little_more_than_torch(words, tmp_path):
 
 
 def refused(result, *words):
-    """Assert that a call ended with one clear message and exit code 2."""
+    """Assert that a call ended with one message and exit code 2."""
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     assert "gprior: " in result.output
@@ -213,7 +213,7 @@ def test_bad_input_is_one_message(case, bad_files, prior_file, tmp_path):
     out = tmp_path / "out"
     result = call("reconstruct", bad_files / name, "-o", out, *words)
     refused(result, *expected)
-    assert not out.exists()  # nothing half-written where a result should be
+    assert not out.exists()  # no part of a result is left behind
 
 
 def test_usage_errors():
@@ -367,6 +367,52 @@ def test_output_that_cannot_be_encoded_is_no_error(encoding, monkeypatch):
     exact = encoding == "utf-8"
     assert done.stdout.decode(encoding).strip() == f"Image 1  y {'−' if exact else '?'} A x"
     assert done.stderr.decode(encoding).strip() == f"gprior: warning: A{'⁺' if exact else '?'}"
+
+
+def test_device_names():
+    from gprior.commands.devices import pick_device
+
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="auto, cpu or cuda, got 'tpu'"):
+        pick_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.npy", np.full((2, 16), np.nan), "finite"),
+        ("m.npy", np.full((2, 16), 1j), "real"),
+        ("m.npz", b"", "save_npz"),
+        ("m.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': (\n", "not a whole .npy"),
+    ],
+)
+def test_matrices_that_are_refused(name, content, message, tmp_path):
+    from gprior.commands.arguments import parse_operator
+
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        np.save(tmp_path / name, content)
+    with pytest.raises(InputError, match=message):
+        parse_operator(f"matrix:{tmp_path / name}", (1, 4, 4))
+    with pytest.raises(OSError, match="No such file"):
+        parse_operator(f"matrix:{tmp_path / 'none'}{Path(name).suffix}", (1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ("words", "an array of numbers, got str"),
+        ({"y": None}, "an array of numbers, got NoneType"),
+        ({"a": 1, "b": 2}, r"it has \['a', 'b'\]"),
+    ],
+)
+def test_torch_files_that_are_refused(y, message, tmp_path):
+    from gprior.commands.arguments import read_measurements
+
+    torch.save(y, tmp_path / "y.pt")
+    with pytest.raises(InputError, match=message):
+        read_measurements(tmp_path / "y.pt")
 
 
 def test_sparse_is_read_without_pickle(tmp_path):

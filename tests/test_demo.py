@@ -78,7 +78,7 @@ def test_failures_are_listed(demo):
         assert named == (r in lost)
 
 
-def test_samples_that_are_missing_are_told(tmp_path, monkeypatch):
+def test_missing_samples_are_reported(tmp_path, monkeypatch):
     import gprior.commands.demo as module
 
     monkeypatch.setattr(module, "files", lambda package: tmp_path / package)

@@ -316,7 +316,7 @@ def test_an_image_that_cannot_be_derived_is_refused_before_the_search(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_earlier_image_in_another_format_goes(options, tmp_path):
+def test_an_earlier_image_in_another_format_is_removed(options, tmp_path):
     out = tmp_path / "out"
     run(image_file("png", tmp_path), out, options(simulate=True))
     run(image_file("npy", tmp_path), out, options(simulate=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from gprior import __version__
 from gprior.checkpoints import load_prior
-from gprior.checks import InputError, InputTypeError
+from gprior.checks import InputError, InputTypeError, number
 from gprior.commands.arguments import (
     parse_constants,
     parse_intensity,
@@ -191,10 +190,8 @@ def prepare(source: Path, options: Options) -> Task:
     """Read and check the input, before anything is computed."""
     constants = parse_constants(options.solver, options.constants)
     device = pick_device(options.device)
-    if options.noise is not None and not (options.noise >= 0 and math.isfinite(options.noise)):
-        raise InputError(
-            f"noise must be a finite standard deviation of at least 0, got {options.noise}"
-        )
+    if options.noise is not None:
+        number("noise", options.noise, least=0)
     prior = load_prior(options.prior, str(device))
     if options.simulate:
         return _simulated(source, options, prior, constants)

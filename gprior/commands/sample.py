@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from gprior.checkpoints import load_prior
-from gprior.checks import InputError
+from gprior.checks import InputError, integer, number
 from gprior.files import write_bytes
 from gprior.images import encode_pixels, to_stored
 from gprior.priors import BigGAN, StyleGAN2
@@ -61,10 +61,9 @@ def sample(
     """
     if out.suffix.lower() != ".png":
         raise InputError(f"OUT must end in .png, got {out}")
-    if not 1 <= n <= 1024:
-        raise InputError(f"n must be between 1 and 1024, got {n}")
-    if truncation is not None and not math.isfinite(truncation):
-        raise InputError(f"truncation must be a finite number, got {truncation}")
+    integer("n", n, least=1, most=1024)
+    if truncation is not None:
+        number("truncation", truncation)
     prior = load_prior(source, device)
     options = {}
     if truncation is not None and isinstance(prior, StyleGAN2):
