@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -397,6 +398,17 @@ def test_matrices_that_are_refused(name, content, message, tmp_path):
         parse_operator(f"matrix:{tmp_path / name}", (1, 4, 4))
     with pytest.raises(OSError, match="No such file"):
         parse_operator(f"matrix:{tmp_path / 'none'}{Path(name).suffix}", (1, 4, 4))
+
+
+def test_a_mask_file_that_claims_to_be_huge_is_refused(tmp_path):
+    from gprior.commands.arguments import parse_operator
+
+    size = (60000).to_bytes(4, "big")
+    head = b"IHDR" + size + size + bytes([1, 0, 0, 0, 0])
+    chunk = (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    with pytest.raises(InputError, match="not a readable image"):
+        parse_operator(f"mask:{tmp_path / 'mask.png'}", (1, 4, 4))
 
 
 @pytest.mark.parametrize(
