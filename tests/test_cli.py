@@ -175,13 +175,13 @@ CASES = {
 def bad_files(prior_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     y = np.random.default_rng(0).random((1, 1, 16, 16), dtype=np.float32)
-    spoilt = [y.copy(), y.copy()]
-    spoilt[0][0, 0, 3, 3], spoilt[1][0, 0, 3, 3] = np.nan, np.inf
+    invalid = [y.copy(), y.copy()]
+    invalid[0][0, 0, 3, 3], invalid[1][0, 0, 3, 3] = np.nan, np.inf
     for name, array in {
         "y": y,
         "wrong": y[..., :8, :8],
-        "nan": spoilt[0],
-        "inf": spoilt[1],
+        "nan": invalid[0],
+        "inf": invalid[1],
         "complex": y * 1j,
         "image": np.arange(320.0).reshape(20, 16),
         "constant": np.full((16, 16), 7.5),

@@ -1,4 +1,4 @@
-"""atomic_write: the old file or the new one, whatever happens in between."""
+"""`atomic_write` leaves the old file or the whole new one, whatever happens."""
 
 from __future__ import annotations
 

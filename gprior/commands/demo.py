@@ -150,11 +150,6 @@ def real_images(grid: Sequence[int], mr: Sequence[int] = (10, 14)) -> tuple[list
         Size (H, W). Slices are cropped to its aspect ratio and resampled.
     mr : sequence of int
         Indices of the MR slices. The CT slice comes after them.
-
-    Returns
-    -------
-    list of str, Tensor
-        Names and slices.
     """
     names, slices = [], []
     for name, path, index in _real_slices(mr):
@@ -180,17 +175,12 @@ def _real_slices(indices: Sequence[int]) -> Iterator[tuple[str, Path, int | None
 
 
 def problems(image_shape: Sequence[int]) -> dict[str, Operator]:
-    """Return the operators of the demo.
+    """Return the operators of the demo, by their names in ``metrics.json``.
 
     Parameters
     ----------
     image_shape : sequence of int
         Shape (C, H, W) of the images.
-
-    Returns
-    -------
-    dict
-        Operator by its name in ``metrics.json``.
     """
     from deepinv.physics import GaussianNoise
 

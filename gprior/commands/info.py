@@ -1,4 +1,4 @@
-"""``gprior info``: describe a checkpoint. Of a native one, only the header is read."""
+"""What ``gprior info`` shows: a checkpoint described, from its header alone where it has one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["describe"]
 
 
 def describe(path_or_name: str) -> str:
-    """Describe a prior. The tensors of a native checkpoint are not read.
+    """Describe a prior; of a native checkpoint without reading its tensors.
 
     Parameters
     ----------
@@ -21,14 +21,14 @@ def describe(path_or_name: str) -> str:
     Returns
     -------
     str
-        Architecture, image shape, parameters, classes, size, SHA-256 and origin, one line each.
+        Architecture, image shape, parameters, classes, size, SHA-256 and origin, a line each.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file or name. The message lists the names.
-    InputError
-        If the file is truncated, or is not a checkpoint that gprior reads.
+        If there is no such file or name; the message lists the names.
+    ValueError
+        If the file is truncated or no checkpoint that is read.
 
     Examples
     --------

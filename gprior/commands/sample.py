@@ -1,4 +1,4 @@
-"""``gprior sample``: a grid of images that a prior generates."""
+"""``gprior sample``: a picture of what a prior generates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from gprior.checkpoints import load_prior
-from gprior.checks import InputError, integer, number
+from gprior.checks import InputError
 from gprior.files import write_bytes
 from gprior.images import encode_pixels, to_stored
 from gprior.priors import BigGAN, StyleGAN2
@@ -28,42 +28,43 @@ def sample(
     truncation: float | None = None,
     device: str = "cpu",
 ) -> str:
-    """Write generated images as a grid. The metadata of the PNG file says that they are generated.
+    """Draw generated images as a grid, in a PNG that says that they are generated.
 
     Parameters
     ----------
     source : str
         A checkpoint, or the name of an embedded prior.
     out : Path
-        The new file, ending in ``.png``.
+        The picture, ending in ``.png``.
     n : int
         Number of images.
     seed : int
-        Random seed. Image i depends only on (seed, i).
+        The i-th image depends on (seed, i) alone.
     label : int, optional
-        Class of all images. None draws a class for each image.
+        Class of all images; None draws one for each.
     truncation : float, optional
-        Psi of StyleGAN2, or the truncation of BigGAN in [0, 1]. None means no truncation.
+        Psi for StyleGAN2, the truncation in [0, 1] for BigGAN; None for none.
     device : str
-        Device to compute on.
+        Where to compute.
 
     Returns
     -------
     str
-        A line for the terminal.
+        What was written.
 
     Raises
     ------
-    InputError
-        If the prior cannot be read, or an option does not fit the prior.
+    ValueError
+        If the prior is not read, or an option does not fit it.
     OSError
         If a file cannot be read or written.
     """
     if out.suffix.lower() != ".png":
         raise InputError(f"OUT must end in .png, got {out}")
-    integer("n", n, least=1, most=1024)
-    if truncation is not None:
-        number("truncation", truncation)
+    if not 1 <= n <= 1024:
+        raise InputError(f"n must be between 1 and 1024, got {n}")
+    if truncation is not None and not math.isfinite(truncation):
+        raise InputError(f"truncation must be a finite number, got {truncation}")
     prior = load_prior(source, device)
     options = {}
     if truncation is not None and isinstance(prior, StyleGAN2):
