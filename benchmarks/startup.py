@@ -1,9 +1,9 @@
 """How long the command line takes to start.
 
-Prints the median time in seconds of ``import torch``, ``gprior info``, ``gprior sample`` and
-``gprior reconstruct`` up to the first step of its search. Every run is a new process. The runs of
-the rows, and of the checkouts that are compared, alternate, so that a busy machine slows all of
-them alike.
+Prints the median processor time in seconds of ``import torch``, ``gprior info``, ``gprior sample``
+and ``gprior reconstruct`` up to the first step of its search, each in a new process with one
+thread. The runs of the rows, and of the checkouts that are compared, alternate, so that a busy
+machine slows all of them alike. POSIX only.
 
     python benchmarks/startup.py [--runs 7] [CHECKOUT ...]
 """
@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parents[1]
 COMMAND = "import sys; from gprior.cli import main; sys.argv[1:] = {words}; main()"
-# Ends the process at the first step of the search.
+# Ends the process at the first step of the search, without the clean-up of Python.
 FIRST_STEP = """
 import os
 import gprior.commands.reconstruct as command
@@ -35,31 +35,32 @@ command.solve = lambda *a, **k: solve(*a, callback=lambda *step: os._exit(0), **
 def rows(folder: Path) -> dict[str, str]:
     """Return the Python code of every row of the table."""
     np.save(folder / "y.npy", np.random.default_rng(0).random((1, 1, 64, 64), dtype=np.float32))
-    out, words = str(folder / "out"), ["reconstruct", str(folder / "y.npy")]
-    words += ["-o", out, "-A", "half-mask", "--device", "cpu"]
+    words = ["reconstruct", str(folder / "y.npy"), "-o", str(folder / "out"), "-A", "half-mask"]
+    words += ["--device", "cpu"]
     random_start = [*words, "--label", "0", "--set", "init=random"]
     sample = ["sample", "phantom-64", "-o", str(folder / "grid.png"), "--device", "cpu"]
     return {
         "import torch": "import torch",
+        "import torch, deepinv": "import torch, deepinv, os; os._exit(0)",
         "gprior info phantom-64": COMMAND.format(words=["info", "phantom-64"]),
         "gprior sample phantom-64": COMMAND.format(words=sample),
-        "import deepinv": "import deepinv",
-        "gprior reconstruct, random start": FIRST_STEP + COMMAND.format(words=random_start),
+        "gprior reconstruct, init=random": FIRST_STEP + COMMAND.format(words=random_start),
         "gprior reconstruct": FIRST_STEP + COMMAND.format(words=words),
     }
 
 
 def seconds(code: str, checkout: Path) -> float:
-    """Run code in a new process with the package of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    started = time.perf_counter()
+    """Run code in a new process with the package of a checkout; return its processor time."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description="Processor time until a command has started.")
     parser.add_argument("--runs", type=int, default=7, help="Runs of every row.")
     parser.add_argument("checkouts", nargs="*", type=Path, default=[HERE], help="To compare.")
     given = parser.parse_args()
