@@ -15,7 +15,8 @@ Adam with a step that rises over 5 % and falls over the last quarter.
 The code that is returned is the mean of P_s and of P_c over 64 fixed draws. It is judged for
 itself, every tenth step and at the end: the best code, the stop and the reported loss never
 depend on a single lucky draw. The weights of the heads and the draws are part of the code, as
-``style.*`` and ``content.*`` in ``Result.latents``. ``diagnostics`` has ``spread``, the root mean square deviation of
+``style.*`` and ``content.*`` in ``Result.latents``. ``diagnostics`` has ``spread``, the root mean
+square deviation of
 P_s(z+) over the draws relative to that of the prior's own styles: near 0 the head has
 collapsed to a constant (``collapsed`` is then 1), and there is no neighbourhood.
 
