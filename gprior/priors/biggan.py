@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gprior.checks import InputError, integer, number
 from gprior.priors.biggan_layers import Block, Norm
 from gprior.priors.checks import State, check_entry, check_shape
+from gprior.priors.initial import random_weights
 from gprior.priors.prior import Prior
 from gprior.randomness import normal
 
@@ -110,7 +111,7 @@ class BigGAN(Prior):
         self.deep, self.hierarchical = deep, hierarchical
         piece = z_dim // (len(up) + 1) if hierarchical else z_dim
         cond = embed_dim + (piece if deep or hierarchical else 0)
-        self.class_embedding = nn.Parameter(torch.randn(c_dim, embed_dim))
+        self.class_embedding = nn.Parameter(random_weights(c_dim, embed_dim))
         self.first = nn.Linear(cond if deep else piece, 16 * widths[0])
         self.blocks = nn.ModuleList(
             Block(a, b, cond, twice, k in attention, deep, n_stats, eps)

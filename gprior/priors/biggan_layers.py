@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gprior.priors.initial import random_weights
+
 __all__ = ["Attention", "Block", "Norm"]
 
 
@@ -29,8 +31,8 @@ class Norm(nn.Module):
     def __init__(self, width: int, cond: int, n_stats: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(0.02 * torch.randn(2 * width, cond)) if cond else None
-        self.bias = nn.Parameter(torch.cat([torch.ones(width), torch.zeros(width)]))
+        self.weight = nn.Parameter(random_weights(2 * width, cond, divisor=50.0)) if cond else None
+        self.bias = nn.Parameter(torch.tensor([1.0, 0.0]).repeat_interleave(width))
         self.register_buffer("mean", torch.zeros(n_stats, width))
         self.register_buffer("var", torch.ones(n_stats, width))
 

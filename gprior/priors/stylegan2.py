@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gprior.checks import InputError, number
 from gprior.priors.checks import State, check_entry, check_shape, check_sizes
+from gprior.priors.initial import random_weights
 from gprior.priors.prior import Prior
 from gprior.priors.stylegan2_blocks import Block, Mapping, StyledConv
 from gprior.priors.stylegan2_layers import ModulatedConv, channels
@@ -97,7 +98,7 @@ class StyleGAN2(Prior):
         self.mapping_network = Mapping(z_dim, w_dim, c_dim, num_mapping_layers)
         rule = (channels(2**k, channel_base, channel_max) for k in range(2, log2 + 1))
         self.widths = widths = list(rule if widths is None else widths)
-        self.const = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.const = nn.Parameter(random_weights(1, widths[0], 4, 4))
         self.blocks = nn.ModuleList(
             Block(n_in, n_out, w_dim, 4 * 2**k, img_channels, use_noise)
             for k, (n_in, n_out) in enumerate(zip([0, *widths], widths, strict=False))

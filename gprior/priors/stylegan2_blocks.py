@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from gprior.priors.checks import State
+from gprior.priors.initial import random_weights
 from gprior.priors.stylegan2_layers import SLOPE, Dense, ModulatedConv, upsample
 
 __all__ = ["Block", "Mapping", "StyledConv"]
@@ -61,7 +62,7 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
         self.resolution = resolution
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
-        const = torch.randn(1, 1, resolution, resolution) if noise else None
+        const = random_weights(1, 1, resolution, resolution) if noise else None
         self.register_buffer("noise_const", const)
 
     def forward(self, x: Tensor, w: Tensor, noise: str | Tensor, clamp: float | None) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from gprior.checks import InputError
+from gprior.priors.initial import random_weights
 
 __all__ = ["Conv", "Dense", "ModulatedConv", "blur", "channels", "fold_", "ready_", "upsample"]
 
@@ -69,7 +70,7 @@ class Scaled(nn.Module):
         self.activate = activate
         self.bias_gain = lr * (ROOT2 if activate else 1.0)
         self.gain = self.bias_gain / math.sqrt(math.prod(shape[1:]))
-        self.weight = nn.Parameter(torch.randn(shape) / lr)
+        self.weight = nn.Parameter(random_weights(*shape, divisor=lr))
         self.bias = None if bias is None else nn.Parameter(torch.full((shape[0],), bias / lr))
 
     def scaled(self) -> tuple[Tensor, Tensor | None]:
