@@ -134,13 +134,13 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
     def scores(problem: str, method: str, rate: str) -> Mapping[str, Any]:
         return results[cell(problem, method, rate, *size(quick)).key]
 
-    found = {}
+    result = {}
     for title, problems in (("moved", MOVED), ("measured", MEASURED)):
         for name, rate in zip(("own", "common"), RATES, strict=True):
             rows = [["Images" if title == "moved" else "Problem", *PRODUCTS]]
             rows += [[p, *(trio(scores(p, m, rate)) for m in PRODUCTS)] for p in problems]
-            found[f"sphinx_{title}_{name}"] = rows
-    found["sphinx_wins"] = won(scores)
+            result[f"sphinx_{title}_{name}"] = rows
+    result["sphinx_wins"] = won(scores)
     noisy = [f"psnr at {snr} dB" for snr in SNR]
     head = ["Method", "PSNR / SSIM / perceptual distance", *(f"{k} dB" for k in SNR), "Spread"]
 
@@ -152,10 +152,10 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
     for rate in (*RATES, "spread"):
         methods = SPREAD if rate == "spread" else PRODUCTS
         rows += [[rate, *robust(m, scores("angle 30", m, rate))] for m in methods]
-    found["sphinx_noise"] = rows
+    result["sphinx_noise"] = rows
     last = [results[cell("angle 30", m, "spread", *long(quick)).key] for m in PRODUCTS]
-    found["sphinx_long"] = [head, *map(robust, PRODUCTS, last)]
-    return found
+    result["sphinx_long"] = [head, *map(robust, PRODUCTS, last)]
+    return result
 
 
 def won(scores: Callable[[str, str, str], Mapping[str, Any]]) -> Table:

@@ -118,7 +118,9 @@ def confound() -> None:
         for k, (name, colour) in enumerate(colours.items()):
             for j, side in enumerate(sides):
                 pixel = None if name == "gprior's" else authors[side[0]]
-                dot(axis, found[(operator, pixel, *side)], j + 0.24 * (k - 0.5), colour)
+                values = found.get((operator, pixel, *side))
+                if values is not None:  # not every weight is measured for every method
+                    dot(axis, values, j + 0.24 * (k - 0.5), colour)
         axis.set(title=operator.replace("half", "half mask"), xlabel="PSNR (dB)")
         axis.grid(axis="x", alpha=0.3)
     names = {"lbrgm": "L-BRGM", "brgm": "BRGM", "best-of:100": "best of 100", "mean": "mean"}
