@@ -25,6 +25,7 @@ from gprior.priors.sharing import (
     tensors_of as tensors_of,
     view_of as view_of,
 )
+from gprior.priors.statistics import sha256_of as sha256_of
 from gprior.priors.stylegan2 import StyleGAN2
 from gprior.priors.stylegan2_layers import (
     ROOT2,

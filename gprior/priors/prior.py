@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gprior.checks import InputError, integer
 from gprior.priors.sharing import place_of
-from gprior.priors.statistics import Statistics, fingerprint
+from gprior.priors.statistics import Statistics, fingerprint, sha256_of
 from gprior.randomness import generator, in_plain_mode
 
 if TYPE_CHECKING:
@@ -124,6 +124,10 @@ class Prior(nn.Module):
                 values[name] = in_plain_mode(compute)()
         value: Value = values[name]
         return value
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the weights: equal for equal weights of one dtype."""
+        return self.statistic("sha256", lambda: sha256_of(self.state_dict()))
 
     @property
     def statistics(self) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping
 from itertools import chain
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-__all__ = ["Statistics", "fingerprint"]
+__all__ = ["Statistics", "fingerprint", "sha256_of"]
 
 
 class Statistics:
@@ -46,3 +48,13 @@ def fingerprint(module: nn.Module) -> tuple[Hashable, ...]:
         (t.data_ptr(), t.dtype, None if t.is_inference() else t._version)
         for t in chain(module.parameters(), module.buffers())
     )
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names, dtypes and shapes, in hexadecimal digits."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        data = tensor.detach().cpu().contiguous().flatten()
+        sha.update(data.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
