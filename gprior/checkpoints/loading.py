@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from gprior.checkpoints.formats import load
 from gprior.checkpoints.native import is_native, load_native, save_native
 from gprior.priors import Prior
+from gprior.randomness import in_plain_mode
 
 __all__ = ["embedded", "find", "load_prior", "save_prior"]
 
@@ -46,6 +49,7 @@ def find(path_or_name: str | Path) -> Path:
     )
 
 
+@in_plain_mode
 def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     """Load a prior, frozen and in eval mode.
 
@@ -80,7 +84,8 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     torch.Size([2, 1, 64, 64])
     """
     path = find(path_or_name)
-    prior: Prior = load_native(path) if is_native(path) else load(path)
+    with torch.device("cpu"):  # whatever the default device is
+        prior: Prior = load_native(path) if is_native(path) else load(path)
     prior.name = path.stem if path.parent == WEIGHTS else str(path)
     return prior.to(device)
 

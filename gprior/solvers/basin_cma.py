@@ -252,11 +252,12 @@ class BasinCMA(CMAAdam):
             known = (problem.fit[0] > 0).to(y)
             seen = transforms.standing_out(y, known)
         else:
-            nowhere = torch.zeros(len(problem), transforms.SIZE).to(prior.like)
+            nowhere = prior.like.new_zeros(len(problem), transforms.SIZE)
             return nowhere, torch.full_like(nowhere[:, 0], transforms.SPREAD)
         found = transforms.dense(known)
         phi = transforms.placement(seen, transforms.usual_box(prior)) * found[:, None]
-        return phi, torch.where(found, transforms.NEAR, transforms.SPREAD).to(phi)
+        near, spread = (phi.new_tensor(v) for v in (transforms.NEAR, transforms.SPREAD))
+        return phi, torch.where(found, near, spread)
 
 
 def nested(total: int, usual: tuple[int, int, int]) -> tuple[int, int, int]:

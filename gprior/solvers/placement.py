@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gprior.priors import Prior, Wrapped
 from gprior.problem import Forward, Problem
-from gprior.randomness import generator, normal
+from gprior.randomness import normal, uniform
 from gprior.search import (
     CSA,
     Iterate,
@@ -163,8 +163,9 @@ def _blurred(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def usual_box(prior: Prior, n: int = 64) -> Tensor:
-    """Return the box (4,) in which a prior draws its objects, a median over n samples."""
-    return box(standing_out(prior.sample(n))).median(0).values
+    """Return the box (4,) in which a prior draws its objects: the median over n samples."""
+    compute = lambda: box(standing_out(prior.sample(n))).median(0).values  # noqa: E731
+    return prior.statistic(f"usual_box_{n}", compute)
 
 
 def placement(mask: Tensor, usual: Tensor) -> Tensor:
@@ -239,7 +240,7 @@ def pointwise(problem: Problem) -> bool:
     shape = problem.prior.image_shape
     if len(problem.y) != 1 or tuple(problem.y[0].shape[1:]) != shape:
         return False
-    x = torch.rand(shape, generator=generator(0, "pointwise")).to(problem.prior.like)
+    x = uniform((0, "pointwise"), shape).to(problem.prior.like)
     x = x.expand(len(problem), -1, -1, -1)
     with torch.no_grad():
         seen, ones = problem.measure(x)[0], problem.measure(torch.ones_like(x))[0]
@@ -376,6 +377,6 @@ def search(
         learn_from="sampled",
         after=follow_best,
     )
-    phi = torch.zeros(R, SIZE).to(like)
+    phi = like.new_zeros(R, SIZE)
     phi[population.rows] = sampler.mean.clamp(-MOST, MOST) * units
     return phi, population.record.evaluations

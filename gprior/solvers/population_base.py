@@ -223,7 +223,8 @@ class Population(Solver):
                 problem, space, objective, start, steps, adam, watch
             )
 
-        return problem, start, trial, torch.zeros(len(problem), dtype=torch.float64)
+        spent = torch.zeros(len(problem), dtype=torch.float64, device="cpu")
+        return problem, start, trial, spent
 
     def space(self, prior: Prior) -> Space:
         """Return z in its box, with the class where it is searched."""

@@ -127,12 +127,12 @@ def folder_set(
     images, labels = [], []
     for path in paths:
         array = fit(to_unit(read_image(path))[0], (resolution, resolution), "crop")[0]
-        image = torch.as_tensor(array, dtype=torch.float32)
+        image = torch.as_tensor(array, dtype=torch.float32, device="cpu")
         image = image.mean(0, keepdim=True) if channels == 1 else image.expand(3, -1, -1)
         images.append(to_bytes(image))
         labels.append(names.index(path.relative_to(folder).parts[0]) if names else 0)
         tick(1)
-    stack, label = torch.stack(images), torch.tensor(labels)
-    out = torch.arange(len(stack)) % 10 == 9
+    stack, label = torch.stack(images), torch.tensor(labels, device="cpu")
+    out = torch.arange(len(stack), device="cpu") % 10 == 9
     text = f"{len(paths)} images of a user's folder"
     return ImageSet(stack[~out], label[~out], names, stack[out], text)

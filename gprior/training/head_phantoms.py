@@ -9,6 +9,7 @@ to them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -24,12 +25,14 @@ CONTRASTS = ("T1", "T2", "FLAIR")
 
 # Mean intensity of each tissue in each contrast, on [0, 1].
 TISSUES = ("scalp", "skull", "fluid", "gray", "white", "nuclei", "lesion")
+PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults
 INTENSITY = torch.tensor(
     [
         [0.80, 0.10, 0.14, 0.46, 0.72, 0.52, 0.34],
         [0.55, 0.07, 0.95, 0.58, 0.38, 0.44, 0.82],
         [0.50, 0.06, 0.10, 0.60, 0.46, 0.52, 0.94],
-    ]
+    ],
+    **PLAIN,
 )
 
 
@@ -41,7 +44,7 @@ class Draws:
 
     def uniform(self, low: float, high: float, n: int = 1) -> Tensor:
         """Return (B, n, 1, 1) numbers between ``low`` and ``high``."""
-        u = torch.stack([torch.rand(n, generator=g) for g in self.rows])
+        u = torch.stack([torch.rand(n, generator=g, **PLAIN) for g in self.rows])
         return (low + (high - low) * u)[:, :, None, None]
 
     def field(self, cells: int, size: int) -> Tensor:
@@ -50,7 +53,7 @@ class Draws:
         The noise is drawn on a grid of about ``cells`` by ``cells`` numbers and interpolated.
         """
         n = cells + 3
-        coarse = torch.stack([torch.randn(1, n, n, generator=g) for g in self.rows])
+        coarse = torch.stack([torch.randn(1, n, n, generator=g, **PLAIN) for g in self.rows])
         fine = F.interpolate(coarse, size=size, mode="bicubic", align_corners=True)
         return fine / 0.75
 
@@ -82,12 +85,12 @@ def phantoms(indices: Iterable[int], resolution: int = 64, seed: int = 0) -> tup
     (torch.Size([3, 1, 32, 32]), [0, 1, 2])
     """
     rows = list(indices)
-    labels = torch.tensor([i % len(CONTRASTS) for i in rows])
+    labels = torch.tensor([i % len(CONTRASTS) for i in rows], device="cpu")
     parts = [  # drawn at twice the size and averaged, against aliasing
         F.avg_pool2d(_draw(rows[i : i + 64], 2 * resolution, seed), 2)
         for i in range(0, len(rows), 64)
     ]
-    empty = torch.zeros(0, 1, resolution, resolution)
+    empty = torch.zeros(0, 1, resolution, resolution, **PLAIN)
     return (torch.cat(parts) if parts else empty), labels
 
 
@@ -123,7 +126,7 @@ def _draw(rows: list[int], size: int, seed: int) -> Tensor:
     nuclei = _nuclei(draws, x, y, level, inside)
     lesion = _lesions(draws, x, y, inside) * white * (1 - fluid)
 
-    table = INTENSITY[torch.tensor([i % len(CONTRASTS) for i in rows])][:, :, None, None]
+    table = INTENSITY[[i % len(CONTRASTS) for i in rows]][:, :, None, None]
     table = table * draws.uniform(0.92, 1.08, len(TISSUES))
     value = {name: table[:, k : k + 1] for k, name in enumerate(TISSUES)}
 
@@ -144,7 +147,7 @@ def _draw(rows: list[int], size: int, seed: int) -> Tensor:
 
 def _coordinates(draws: Draws, size: int) -> tuple[Tensor, Tensor]:
     """Return x, y in [-1, 1], rotated, shifted and smoothly warped."""
-    line = (torch.arange(size) + 0.5) * (2.0 / size) - 1
+    line = (torch.arange(size, **PLAIN) + 0.5) * (2.0 / size) - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     x = x - draws.uniform(-0.05, 0.05) + 0.02 * draws.field(2, size)
     y = y - draws.uniform(-0.05, 0.05) + 0.02 * draws.field(2, size)

@@ -44,7 +44,7 @@ def _tiled(images: Tensor) -> Any:
     """Return images arranged in rows of 16, as an array for imshow."""
     n, C, H, W = images.shape
     rows = -(-n // COLUMNS)
-    full = torch.cat([images.clamp(0, 1), torch.ones(rows * COLUMNS - n, C, H, W)])
+    full = torch.cat([images.clamp(0, 1), images.new_ones(rows * COLUMNS - n, C, H, W)])
     tile = full.view(rows, COLUMNS, C, H, W).permute(0, 3, 1, 4, 2)
     array = tile.reshape(rows * H, COLUMNS * W, C).numpy()
     return array[..., 0] if C == 1 else array

@@ -23,10 +23,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.distances import median_distance
+from gprior.distances import discriminator_unit
 from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
-from gprior.randomness import generator
+from gprior.randomness import generator, in_plain_mode, normal
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features
 
@@ -96,7 +96,7 @@ class Trainer:
             names = ("img_resolution", "img_channels", "c_dim", "channel_base", "channel_max")
             self.D = Discriminator(**{k: self.G.config[k] for k in names})
         for net in (self.G, self.D):
-            net.to(memory_format=torch.channels_last).to(device)
+            net.float().to(memory_format=torch.channels_last).to(device)
         self.ema = copy.deepcopy(self.G).freeze()
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
@@ -134,11 +134,13 @@ class Trainer:
                 self.curve[-1]["frechet"] = self.frechet()
                 report(self)
 
+    @in_plain_mode
+    @torch.enable_grad()
     def _step(self) -> dict[str, float]:
         s, rng = self.settings, generator(self.settings.seed, "train", self.step)
         for opt, ratio in ((self.opt_g, 1.0), (self.opt_d, s.r1_every / (s.r1_every + 1))):
             opt.param_groups[0]["lr"] = s.rate(self.step) * ratio
-        rows = torch.randint(len(self.data.images), (s.batch,), generator=rng)
+        rows = torch.randint(len(self.data.images), (s.batch,), generator=rng, device="cpu")
         real, label = self.data.batch(rows)
         real = real.to(self.device).contiguous(memory_format=torch.channels_last)
         c = self._one_hot(label)
@@ -158,7 +160,7 @@ class Trainer:
         """Update G on samples of one class; each step takes the next class."""
         s, label = self.settings, self.step % max(self.G.c_dim, 1)
         rows = self._rows[label]
-        rows = rows[torch.randint(len(rows), (s.batch,), generator=rng)]
+        rows = rows[torch.randint(len(rows), (s.batch,), generator=rng, device="cpu")]
         real, labels = self.data.batch(rows)
         c = self._one_hot(labels)
         self.D.requires_grad_(False)
@@ -189,11 +191,12 @@ class Trainer:
     def _generate(self, c: Tensor | None, rng: torch.Generator) -> Tensor:
         """Generate raw images with style mixing and fresh noise maps."""
         n, G = self.settings.batch, self.G
-        z = torch.randn(2, n, G.z_dim, generator=rng).to(self.device)
-        mixed = torch.rand(n, generator=rng) < self.settings.mixing
-        cut = torch.randint(1, G.num_ws, (n,), generator=rng)
+        plain: dict[str, Any] = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
+        z = torch.randn(2, n, G.z_dim, **plain).to(self.device)
+        mixed = torch.rand(n, **plain) < self.settings.mixing
+        cut = torch.randint(1, G.num_ws, (n,), generator=rng, device="cpu")
         cut = torch.where(mixed, cut, G.num_ws)[:, None, None].to(self.device)
-        noise = [torch.randn(n, *shape, generator=rng).to(self.device) for shape in G.noise_shapes]
+        noise = [torch.randn(n, *shape, **plain).to(self.device) for shape in G.noise_shapes]
         with self._autocast():
             layers = torch.arange(G.num_ws, device=self.device)[:, None]
             ws = torch.where(layers < cut, G.mapping(z[0], c), G.mapping(z[1], c))
@@ -242,7 +245,8 @@ class Trainer:
         the file stores it.
         """
         G = copy.deepcopy(self.ema).cpu()
-        z = torch.randn(20000, G.z_dim, generator=generator(self.settings.seed, "w-avg"))
+        key = (self.settings.seed, "w-avg")
+        z = normal([key], (20000, G.z_dim), G.like)[0]
         if G.c_dim:
             rows = [G.mapping(z, G.classes(k, len(z)))[:, 0].mean(0) for k in range(G.c_dim)]
             G.w_avg.copy_(torch.stack(rows))
@@ -252,7 +256,6 @@ class Trainer:
         critic = copy.deepcopy(self.D).cpu().eval().requires_grad_(False)
         fold_(critic)
         G.discriminator = critic
-        unit = median_distance(lambda x: critic.features(2 * x - 1), G.sample(400))
         G.record = {
             "data": self.data.description,
             "classes": list(self.data.classes),
@@ -260,8 +263,8 @@ class Trainer:
             "seconds": round(self.seconds),
             "frechet": round(self.frechet(), 2),
             "frechet_real": round(self.frechet_real(), 2),
-            "perceptual_unit": unit,
         }
+        discriminator_unit(G)
         return G
 
     def save(self, path: Path) -> None:
