@@ -1,4 +1,4 @@
-"""Sphinx configuration. Built with ``-W``: any warning, a missing docstring among them, fails."""
+"""Configure Sphinx. The build uses ``-W``: every warning fails it, even a missing docstring."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
 
-# --- The API reference: every name in __all__ of these modules must be in it ------------------
+# --- The API reference must have every name in __all__ of these modules ------------------
 
 PUBLIC = (
     "gprior",
@@ -50,11 +50,11 @@ PUBLIC = (
 )
 
 
-def own_members(name: str) -> list[str]:
-    """Return the public methods and properties that a class itself defines.
+def defined_members(name: str) -> list[str]:
+    """Return the public methods and properties that a class defines.
 
-    Left out are fields of dataclasses, which the docstring of the class describes, and methods
-    that take their docstring from a base class of the package.
+    Fields of dataclasses are left out, because the docstring of the class describes them. Methods
+    that inherit their docstring from a base class of the package are left out, too.
     """
     module, _, qualified = name.rpartition(".")
     cls = getattr(importlib.import_module(module), qualified)
@@ -72,9 +72,9 @@ def own_members(name: str) -> list[str]:
     ]
 
 
-autosummary_context = {"own_members": own_members}
+autosummary_context = {"defined_members": defined_members}
 suppress_warnings = ["config.cache"]  # a function in the context above cannot be cached
-autodoc_typehints = "none"  # the docstrings state types, with shapes and units
+autodoc_typehints = "none"  # the docstrings state the types, with shapes and units
 autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {
@@ -89,14 +89,14 @@ numpydoc_validation_checks = {
     "PR10",  # "name: type" without the space
     "RT03",  # return value without description
 }
-# A one-line docstring may say all there is; a section Parameters, once there, is complete.
+# A docstring may be one line without a section Parameters; if it has that section, it is complete.
 numpydoc_validation_overrides = {
     "PR01": [r"\A(?!(?:.|\n)*Parameters\n\s*----)"],
 }
 
 
 def check_complete(app: Any, env: Any) -> None:
-    """Warn about every public class or function that the API reference lacks."""
+    """Warn about every public class or function that is not in the API reference."""
     from sphinx.util import logging
 
     documented = env.get_domain("py").objects
@@ -121,26 +121,26 @@ DIFFERENCES = "Differs from the authors' code"
 def keep_differences(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Keep of a solver module's docstring what its page does not say: that section's text."""
+    """Keep only the section on differences of a solver module; its page says the rest."""
     if what == "module" and name.startswith("gprior.solvers."):
         del lines[: lines.index(DIFFERENCES) + 2 if DIFFERENCES in lines else len(lines)]
 
 
 def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Let |x| in a docstring be a norm, where reST sees a substitution, but not in literals."""
-    literal = None  # indentation of the paragraph that a literal block belongs to
+    """Escape the bars of a norm |x|, which reST reads as a substitution, except in literals."""
+    literal = None  # indentation of the paragraph that introduces a literal block
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
         if line.strip() and literal is not None and indent <= literal:
             literal = None
         if literal is None:
-            parts = re.split("(`+[^`]+`+)", line)  # odd parts: literals, names, formulas
+            parts = re.split("(`+[^`]+`+)", line)  # the odd parts are literals, names and formulas
             parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
             lines[i] = "".join(parts)
             literal = indent if line.endswith("::") else None
 
 
-# --- The gallery, run when the documentation is built ------------------------------------------
+# --- The gallery, which runs when the documentation is built -----------------------------------
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -154,18 +154,18 @@ sphinx_gallery_conf = {
     "plot_gallery": True,
 }
 
-# --- Figures of the model card, from the file that training leaves ----------------------------
+# --- Numbers of the model card, from the file that the training wrote ----------------------------
 
 
 def card_substitutions(path: Path) -> str:
-    """Return one reST substitution per number of a model card: ``|card-steps|``, ..."""
+    """Return a reST substitution for each number of a model card: ``|card-steps|``, ..."""
     facts = json.loads(path.read_text())
     numbers = ("steps", "seconds", "parameters", "frechet", "frechet_real")
     return "\n".join(f".. |card-{key}| replace:: {shown(facts[key])}" for key in numbers)
 
 
 def shown(number: float | None) -> str:
-    """Return a number with groups of thousands, or that it is not known yet."""
+    """Return a number with a space between thousands, or say that it is not measured yet."""
     if number is None:
         return "*not measured yet*"
     if number < 1000:
@@ -182,7 +182,7 @@ html_title = "gprior"
 html_static_path = ["_static"]
 html_css_files = ["gprior.css"]
 html_show_sourcelink = False
-# Pages without pages below them.
+# These pages have no subpages, so they have no sidebar.
 html_sidebars = {p.stem: [] for p in HERE.glob("*.rst") if p.stem != "reference"}
 html_theme_options = {
     "logo": {"text": "gprior"},
@@ -202,7 +202,7 @@ html_math_renderer = "mathml"
 
 
 def math_inline(writer: Any, node: Any) -> None:
-    """Write an inline formula as MathML, which browsers show without a script from a network."""
+    """Write an inline formula as MathML, which browsers display without downloading a script."""
     from docutils import nodes
     from docutils.utils.math.latex2mathml import tex2mathml
 
@@ -219,7 +219,7 @@ def math_block(writer: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
-# --- The command line's own help, so that the page cannot disagree with it ---------------------
+# --- The help texts of the command line, taken from the commands themselves ---------------------
 
 
 def help_directive() -> Any:
@@ -244,7 +244,7 @@ def help_directive() -> Any:
 
 
 def setup(app: Any) -> None:
-    """Register the checks, the directive and the renderer."""
+    """Register the checks, the directive and the renderer of formulas."""
     app.add_directive("help", help_directive())
     app.connect("autodoc-process-docstring", keep_differences)
     app.connect("autodoc-process-docstring", escape_bars)

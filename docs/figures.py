@@ -1,8 +1,9 @@
 """Draw the pictures of the documentation from the embedded prior: ``python docs/figures.py``.
 
-Writes ``_static/first.png`` (the example of the first page), ``_static/transforms.png`` (objects
-that stand elsewhere; ten minutes), and for the model card ``model_card/samples.png`` and
-``model_card/curve.png``, the latter from ``model_card/phantom-64.json``.
+The script writes ``_static/first.png`` (the example of the first page) and
+``_static/transforms.png`` (objects at another position or size; ten minutes). For the model card it
+writes ``model_card/samples.png`` and ``model_card/curve.png``; the curve comes from
+``model_card/phantom-64.json``.
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ def first(prior: gprior.priors.Prior) -> Any:
 
 
 def transforms(prior: gprior.priors.Prior) -> Any:
-    """Reconstruct samples that stand elsewhere, without and with the search of a transform."""
+    """Reconstruct moved and scaled samples, without and with the search of a transform."""
     rows = [(1, 0.3, 0.0), (1, -0.2, 0.25), (0.7, 0.0, 0.0), (1.35, 0.0, 0.0), (0.8, 0.15, -0.2)]
     phi = torch.tensor([[math.log(s), math.log(s), t_x, t_y, 0.0] for s, t_x, t_y in rows])
     label = [i % prior.c_dim for i in range(len(rows))]
     truth = transform(prior.sample(len(rows), seed=5, label=label), phi).clamp(0, 1)
     A = gprior.operators.Masking(prior.image_shape, torch.ones(prior.image_shape[1:]))
-    y, found = A(truth), []
+    y, images = A(truth), []
     for options in ({}, {"transform": True, "lr": 0.2}):
         constants = {"budget": 4000, "perceptual": False, "label": label, **options}
-        found.append(gprior.solve(y, A, prior, "basincma", **constants).x)
-        print(f"{options}: PSNR {[round(v, 1) for v in scores(found[-1], truth)[0]]}")
-    return panel([truth, *found], ["measured", "without", "transform=True"])
+        images.append(gprior.solve(y, A, prior, "basincma", **constants).x)
+        print(f"{options}: PSNR {[round(v, 1) for v in scores(images[-1], truth)[0]]}")
+    return panel([truth, *images], ["measured", "without", "transform=True"])
 
 
 def samples(prior: gprior.priors.Prior) -> Any:

@@ -2,21 +2,22 @@
 Four methods on real slices
 ===========================
 
-Four methods at equal cost, and total variation, on two problems: a slice of
-which the left half is missing, and one of which a partial circulant has kept
-10 % of the numbers.
+This example compares four methods at equal cost, and total variation. There are
+two problems: a slice whose left half is missing, and a slice that a partial
+circulant measures with 10 % of the numbers.
 
-The slices are real: MR of a head, from the file inside nibabel. **They are
-outside the prior's domain.** ``phantom-64`` was trained on drawings of heads
-and has never seen a patient, so that what it fills in is a drawing's anatomy,
-not this head's. On images like a prior's own the same methods do far better (see
-the :doc:`first page </index>`); here you see what a wrong prior does.
+The slices are real MR slices of a head, from a file that is part of nibabel.
+**They are outside the domain of the prior.** ``phantom-64`` was trained on
+drawings of heads and never saw a patient. What it fills in is therefore the
+anatomy of a drawing, not of this head. On images like those of the prior, the
+same methods do far better (see the :doc:`first page </index>`). This page shows
+what a wrong prior does.
 """
 
 # %%
 # The problems
 # ------------
-# Nothing but ``y`` and ``A`` goes to the methods; the true slices are kept for the scores.
+# The methods get only ``y`` and ``A``. The true slices are used only for the scores.
 
 import os
 
@@ -37,10 +38,11 @@ cases = [("half-mask", 0), ("circulant:0.1", 1)]  # operator, slice
 # %%
 # The methods
 # -----------
-# From the smallest set to the largest: the latent z, one style for each layer
-# with a belief about them (L-BRGM), the heads of SPHInX, and the features of
-# ILO. All start from the best of about ten latents, so that no method gains by
-# its start, and spend 100 passes of the generator for each image.
+# The methods are ordered from the smallest set to the largest. CSGM searches the
+# latent z; L-BRGM one style for each layer, with a belief about the styles; SPHInX
+# the weights of its heads; and ILO the features inside the generator. All start
+# from the best of about ten latents, so that no method has a better start. Each
+# spends 100 passes through the generator for each image.
 
 methods = {
     "csgm": "CSGM",
@@ -49,7 +51,7 @@ methods = {
     "ilo": "ILO",
 }
 options = {"budget": BUDGET, "init": "best-of:10", "seed": 0}
-found = []
+results = []
 for name, k in cases:
     A, truth = operators[name], slices[k : k + 1]
     y = A(truth)
@@ -58,21 +60,21 @@ for name, k in cases:
         result = gprior.solve(y, A, prior, method, **options)
         images[title] = result.x.clamp(0, 1)
     seen = y if A.measurement_is_image else A.A_dagger(y)
-    found.append((f"{name}, {names[k]}", truth, seen, images))
+    results.append((f"{name}, {names[k]}", truth, seen, images))
 
 # %%
-# What they found
-# ---------------
-# Gray panels show 0 to 1. Under each reconstruction is what it gets wrong,
-# reconstruction minus truth: red is too bright, blue too dark. A vector of
-# measurements has no picture; its panel is the pseudo-inverse.
+# The results
+# -----------
+# Gray panels show values from 0 to 1. Below each reconstruction is its error,
+# reconstruction minus truth: red is too bright, blue is too dark. A vector of
+# measurements is not a picture, so its panel shows the pseudo-inverse.
 
 LIMIT = 0.5
 figure, axes = plt.subplots(4, 7, figsize=(12, 7), layout="constrained")
 for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-for row, (case, truth, seen, images) in enumerate(found):
+for row, (case, truth, seen, images) in enumerate(results):
     panels = {"Truth": truth, "Measured": seen, **images}
     for column, (title, x) in enumerate(panels.items()):
         above, below = axes[2 * row : 2 * row + 2, column]
@@ -95,10 +97,10 @@ figure.colorbar(
 plt.show()
 
 # %%
-# Total variation only smooths: it leaves the missing half blank, and on the
-# compressed slice, where every number tells of every pixel, it has the highest
-# PSNR of the five, and ILO the highest SSIM. CSGM can draw nothing but phantoms,
-# whatever was measured. The larger sets bend a phantom to the data, and where there are no
-# data a phantom is what they draw: plausible, and not this head's. ILO spends
-# its 100 passes on four rounds; its default is 700. **None of these pictures is
-# for diagnosis** (:doc:`/medical`).
+# Total variation only smooths. It leaves the missing half blank. On the compressed
+# slice, where every number depends on every pixel, it has the highest PSNR of the
+# five, and ILO has the highest SSIM. CSGM can draw only phantoms, whatever was
+# measured. The methods with larger sets change a phantom until it fits the data.
+# Where there are no data, they draw a phantom: it is plausible, but it is not this
+# head. ILO spends its 100 passes on four rounds; its default is 700 passes. **None of
+# these pictures is for diagnosis** (:doc:`/medical`).

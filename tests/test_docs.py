@@ -1,4 +1,4 @@
-"""The first example of README and documentation, and the checks that guard the reference."""
+"""The first example of the README and of the documentation, and the checks of the reference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CONF = ROOT / "docs" / "conf.py"
 
 def readme_example() -> str:
     """Return the Python block of the README."""
-    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found is not None
-    return found[1].strip()
+    match = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert match is not None
+    return match[1].strip()
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +40,43 @@ def test_first_example_runs() -> None:
     assert names["result"].x.shape == names["truth"].shape
 
 
+def test_readme_has_its_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    at = lines.index("    pip install . && gprior demo")
+    assert lines[at + 1] == '    pip install -e ".[test]" && pytest -n auto'
+
+
+def test_readme_maps_every_folder_of_the_package() -> None:
+    import gprior
+
+    package = Path(gprior.__file__).parent
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    section = (ROOT / "README.md").read_text().partition("## The map")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^      (\w+)/ ", section, re.MULTILINE)) == folders
+    assert {path.name for path in package.glob("*.py")} - {"__init__.py"} == set(
+        re.findall(r"\b\w+\.py\b", section)
+    )
+
+
 def test_first_page_has_the_readme_example() -> None:
     page = (ROOT / "docs" / "index.rst").read_text()
     assert textwrap.indent(readme_example(), "   ", lambda line: bool(line.strip())) in page
 
 
 def test_reference_lists_only_members_that_a_class_documents(conf: Any) -> None:
-    listed = conf.own_members("gprior.search.Adam")
+    listed = conf.defined_members("gprior.search.Adam")
     assert "step" in listed
     assert "schedule" not in listed  # a field, whose default is a function
-    assert "initial" in conf.own_members("gprior.search.Space")
-    assert "initial" not in conf.own_members("gprior.search.Z")  # documented in Space
+    assert "initial" in conf.defined_members("gprior.search.Space")
+    assert "initial" not in conf.defined_members("gprior.search.Z")  # documented in Space
 
 
 def test_undocumented_method_stays_in_the_reference(conf: Any, monkeypatch: Any) -> None:
-    """A method that lost its docstring must reach the check that fails the build."""
+    """A method without a docstring must reach the check that fails the build."""
     from gprior.priors import Prior
 
     monkeypatch.setattr(Prior.sample, "__doc__", None)
-    assert "sample" in conf.own_members("gprior.priors.Prior")
+    assert "sample" in conf.defined_members("gprior.priors.Prior")
 
 
 def test_model_card_says_what_is_unknown(conf: Any, tmp_path: Path) -> None:
@@ -72,7 +90,7 @@ def test_model_card_says_what_is_unknown(conf: Any, tmp_path: Path) -> None:
     assert ".. |card-frechet| replace:: 5.25" in lines
 
 
-def test_every_method_has_a_page_and_a_true_row_in_the_table() -> None:
+def test_every_method_has_a_page_and_a_correct_row_in_the_table() -> None:
     import gprior
     from gprior.solvers import SOLVERS, find_solver
 
@@ -96,12 +114,12 @@ def test_page_of_a_method_keeps_the_differences_of_its_module(conf: Any) -> None
     lines = ["Title", "", "Objective", "", conf.DIFFERENCES, "-" * 30, "- One."]
     conf.keep_differences(None, "module", "gprior.solvers.lbrgm", None, None, lines)
     assert lines == ["- One."]
-    own = ["Title"]
-    conf.keep_differences(None, "module", "gprior.search.loop", None, None, own)
-    assert own == ["Title"]
+    other = ["Title"]
+    conf.keep_differences(None, "module", "gprior.search.loop", None, None, other)
+    assert other == ["Title"]
 
 
-def test_bars_are_escaped_but_in_literals(conf: Any) -> None:
+def test_bars_are_escaped_except_in_literals(conf: Any) -> None:
     lines = ["|x| or ``|y|`` `|y|`::", "", "    |z|", "", "|u|"]
     conf.escape_bars(None, "class", "", None, None, lines)
     assert lines == [r"\|x\| or ``|y|`` `|y|`::", "", "    |z|", "", r"\|u\|"]

@@ -1,4 +1,4 @@
-"""The scripts of the gallery, at a tiny cost."""
+"""The scripts of the gallery, run with a very small budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Yield the figures that a script shows, off screen."""
+    """Yield the figures that a script shows, without opening a window."""
     import matplotlib
     import matplotlib.pyplot as plt
 

@@ -304,6 +304,7 @@ def test_masks_of_another_kind_are_refused():
 
 def features_used(y, A, prior, **options):
     """Return the features of a short run."""
+    options = {"perceptual": None, **options}
     return gprior.solve(y, A, prior, steps=1, init="random", **options).features
 
 
@@ -450,7 +451,7 @@ def test_names_on_the_command_line():
 
 def test_results_of_earlier_versions_have_no_features(prior, tmp_path):
     A, path = Masking(prior.image_shape, "half"), tmp_path / "r.safetensors"
-    result = gprior.solve(A(prior.sample(1)), A, prior, steps=1, init="mean")
+    result = gprior.solve(A(prior.sample(1)), A, prior, steps=1, init="mean", perceptual=True)
     result.save(path)
     assert gprior.Result.load(path).features == result.features == "discriminator"
     with safe_open(path, "pt") as file:

@@ -15,7 +15,7 @@ from gprior.priors import BigGAN
 from gprior.problem import Problem
 from gprior.randomness import generator, normal
 from gprior.search import CSA, CMAPackage, Fixed, inputs_of, population_size
-from gprior.search.space import onto_simplex
+from gprior.search.bounds import onto_simplex
 from gprior.solvers import SOLVERS, BasinCMA, find_solver
 from gprior.solvers.basin_cma import nested
 from gprior.solvers.placement import (
@@ -140,7 +140,7 @@ def test_the_package_is_optional(monkeypatch, prior, scene):
 
 
 OPTIONS = [
-    {"told": "sampled"},
+    {"learn_from": "sampled"},
     {"elites": False},
     {"polish": 2},
     {"outer": "random"},
@@ -224,7 +224,7 @@ def test_a_row_stops_when_all_its_members_break(name, prior, scene):
             out = out + torch.tensor([0.0, math.nan, 0.0]).repeat_interleave(3)[:, None]
         return out
 
-    with pytest.warns(RuntimeWarning, match="1 of 3 rows met a non-finite value in every member"):
+    with pytest.warns(RuntimeWarning, match="1 of 3 rows met a non-finite value"):
         found = run(y, breaking, prior, name, stop="fixed", perceptual=False)
     assert found.reason[1] == "non-finite"
     others = [0, 2]
@@ -271,7 +271,7 @@ def test_budgets_scale_nested_loops_by_the_root():
         outer, inner, final = nested(total, (30, 30, 300))
         assert outer == inner >= 1 and outer * inner + final == total
     assert nested(1200, (30, 30, 300)) == (30, 30, 300)
-    half = BasinCMA(population=18).within(18 * 300 + 18 * (15 + 1) / 3, 1, 1)
+    half = BasinCMA(population=18).with_budget(18 * 300 + 18 * (15 + 1) / 3, 1, 1)
     assert half.steps == (15, 15, 75) and half.population == 18
 
 
@@ -292,11 +292,11 @@ def test_few_steps_leave_generations_to_the_transform():
 @pytest.mark.parametrize(
     ("name", "constants", "message"),
     [
-        ("basincma", {"population": 1}, "population must be an integer from 2 on"),
-        ("basincma", {"bound": 0}, "bound must be positive"),
+        ("basincma", {"population": 1}, "population must be an integer of at least 2"),
+        ("basincma", {"bound": 0}, "bound must be a finite number above 0"),
         ("basincma", {"outer": "full"}, "outer must be one of"),
-        ("basincma", {"told": "both"}, "told must be one of"),
-        ("basincma", {"polish": 0}, "polish must be a positive integer"),
+        ("basincma", {"learn_from": "both"}, "learn_from must be one of"),
+        ("basincma", {"polish": 0}, "polish must be an integer of at least 1"),
         ("basincma", {"steps": (0, 3, 0)}, "a generation or a final step"),
         ("basincma", {"search_class": True}, "needs a prior with classes"),
         ("adam", {"foreground": torch.ones(16, 16)}, "foreground needs a measurement that is"),

@@ -1,7 +1,7 @@
 """Latent search: any product of spaces, by Adam or L-BFGS, under the data terms alone.
 
 The plain searches that papers compare themselves with: over (w+, content, noise), written
-(W+, S, B) in the SPHInX paper (Thiagarajan et al. 2022), (z+, content, noise), or one space
+(W+, S, B) in the SPHInX paper (Subramanyam et al. 2022), (z+, content, noise), or one space
 alone ::
 
     J = λ_pix |y - A G(u)|² + λ_vgg |φ(y) - φ(A G(u))|²

@@ -12,8 +12,11 @@ bottleneck, 512-256-16, and a decoder of that layer, 32-64-w_dim; P_c takes s, 8
 4x4, through 1x1 convolutions, 32-128-C.
 Adam with a step that rises over 5 % and falls over the last quarter.
 
-The code that is returned is the mean of P_s and of P_c over 64 draws; the loss reported is
-its own. ``diagnostics`` has ``spread``, the root mean square deviation of
+The code that is returned is the mean of P_s and of P_c over 64 fixed draws. It is judged for
+itself, every tenth step and at the end: the best code, the stop and the reported loss never
+depend on a single lucky draw. The weights of the heads and the draws are part of the code, as
+``style.*`` and ``content.*`` in ``Result.latents``. ``diagnostics`` has ``spread``, the root mean
+square deviation of
 P_s(z+) over the draws relative to that of the prior's own styles: near 0 the head has
 collapsed to a constant (``collapsed`` is then 1), and there is no neighbourhood.
 
@@ -26,12 +29,16 @@ Differs from the authors' code
 - The bottleneck is the paper's 16; their code has 32 and a shared encoder whose last two
   layers collapse into one.
 - Their last image is that of the last draw before the last update, and no code is saved.
+- ``full=False`` is the default: the style head alone. The paper's method always has the content
+  head and the noise maps as well, which is ``full=True``.
+- The input s of the content head is 8 x 4 x 4, as in their code; the paper writes 4 x 4 x 512.
 - λ_vgg / λ_pix = 1.5 on images in [-1, 1], for VGG. As in `gprior.solvers.lbrgm` the
   default λ_pix is 255² / 2 on [0, 1]. Where the measurement is no image there is λ_pix
   alone, as in the paper.
 - Denoising: their code compares y, clipped, with a clipped x + fresh noise at every step.
-  The mean square does not change by added noise but for the clipping, so the likelihood
-  alone is the default; ``clip_noise=σ`` is theirs.
+  Apart from the clipping, added noise does not change the minimum of the mean square, so the
+  likelihood alone is the default; ``clip_noise=σ`` is theirs. It changes what the search sees,
+  never the criterion.
 - P_s is an offset from the styles of the starting point, in units of the prior's spread of
   w, 0.45 there; their head starts near w = 0 whatever the prior.
 - Heads of all layers and images run as batched matrix products.

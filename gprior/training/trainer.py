@@ -1,10 +1,10 @@
 """The training loop of a StyleGAN2 prior.
 
-Non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation and
-style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), exponential moving
-average of the generator's weights, and one term against mode collapse, `lacking_spread`:
-a small discriminator does not see that all samples share their folds. Every draw is keyed
-by the step, so a resumed run continues as if it had never stopped.
+The parts are the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation
+and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential moving
+average of the generator's weights, and one term against mode collapse, `lacking_spread`. A small
+discriminator needs the last one: it does not notice that the cortex of all samples has the same
+folds. Every draw is keyed by the step, so a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ class Settings:
     Attributes
     ----------
     steps, batch : int
-        Optimiser steps and images per step.
+        Number of optimizer steps, and of images per step.
     lr : float
-        Adam's rate for both networks, betas (0, 0.99); falls linearly to zero over the
-        last fifth of the run.
+        Learning rate of Adam for both networks, with betas (0, 0.99). It falls linearly to
+        zero over the last fifth of the run.
     r1_gamma, r1_every : float, int
-        Weight of the gradient penalty and its interval in steps.
+        Weight of the gradient penalty, and its interval in steps.
     diversity : float
-        Weight of the spread that samples lack, see `lacking_spread`.
+        Weight of `lacking_spread`.
     mixing : float
-        Probability that an image takes its styles from two latents.
+        Probability that the styles of an image come from two latents.
     ema_images : float
-        Half-life of the weights' average, in images.
+        Half-life of the average of the weights, in images.
     seed : int
-        Seed of initial weights and of every draw.
+        Seed of the initial weights and of every draw.
     """
 
     steps: int = 12500
@@ -72,7 +72,7 @@ class Settings:
 
 
 class Trainer:
-    """Trains a generator and its discriminator on an image set.
+    """The training of a generator and its discriminator on an image set.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Trainer:
     settings : Settings
         Constants of the run.
     device : torch.device
-        On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
+        Where to train. On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
     """
 
     def __init__(
@@ -112,7 +112,17 @@ class Trainer:
         every: int = 500,
         report: Callable[[Trainer], object] = lambda trainer: None,
     ) -> None:
-        """Run to the last step; ``report(self)`` every so many steps and at the end."""
+        """Train until the last step.
+
+        Parameters
+        ----------
+        tick : callable
+            Called after each step with the losses by name.
+        every : int
+            Interval in steps at which the Fréchet distance is measured.
+        report : callable
+            Called with this trainer after each of these measurements, and at the end.
+        """
         while self.step < self.settings.steps:
             started = time.perf_counter()
             values = self._step()
@@ -147,7 +157,7 @@ class Trainer:
         return values
 
     def _step_generator(self, rng: torch.Generator) -> dict[str, float]:
-        """Step G on samples of one class, the next one at each step."""
+        """Update G on samples of one class; each step takes the next class."""
         s, label = self.settings, self.step % max(self.G.c_dim, 1)
         rows = self._rows[label]
         rows = rows[torch.randint(len(rows), (s.batch,), generator=rng, device="cpu")]
@@ -158,15 +168,15 @@ class Trainer:
             features = self.D.features(self._generate(c, rng))
             loss = F.softplus(-self.D.judge(features[-1], c)).mean()
             with torch.no_grad():
-                wanted = self.D.features(real.to(self.device))
-        lacking = lacking_spread(features, wanted)
+                real_features = self.D.features(real.to(self.device))
+        lacking = lacking_spread(features, real_features)
         self._descend(self.opt_g, loss + s.diversity * lacking)
         self.D.requires_grad_(True)
         return {"loss_g": float(loss.detach()), "lacking": float(lacking.detach())}
 
     @cached_property
     def _rows(self) -> list[Tensor]:
-        """Rows of the images of each class."""
+        """Indices of the images of each class."""
         classes = range(max(self.G.c_dim, 1))
         return [(self.data.labels == k).nonzero()[:, 0] for k in classes]
 
@@ -198,7 +208,7 @@ class Trainer:
         opt.step()
 
     def _r1(self, real: Tensor, c: Tensor | None) -> float:
-        """Penalise ||grad D||^2 at real images, weighted for its interval."""
+        """Take a step on ||grad D||^2 at real images, with a weight for the skipped steps."""
         real = real.detach().requires_grad_()
         (grad,) = torch.autograd.grad(self.D(real, c).sum(), real, create_graph=True)
         penalty = grad.square().sum((1, 2, 3)).mean()
@@ -213,12 +223,12 @@ class Trainer:
             slow.lerp_(fast, 1 - beta)
 
     def frechet(self) -> float:
-        """Distance of the averaged generator's samples to held-out images."""
+        """Return the Fréchet distance of the averaged generator's samples to held-out images."""
         samples = self.ema.sample(len(self.data.held_out)).clamp(0, 1)
         return frechet_distance(random_features(samples), self._held_out_features)
 
     def frechet_real(self) -> float:
-        """Distance of as many training images to held-out images: the value to compare with."""
+        """Return the same distance for as many training images, as a value to compare with."""
         images = self.data.images[: len(self.data.held_out)]
         return frechet_distance(random_features(images / 255), self._held_out_features)
 
@@ -230,8 +240,9 @@ class Trainer:
     def finish(self) -> StyleGAN2:
         """Return the averaged generator, ready to be saved.
 
-        With ``w_avg`` (per class), folded gains, the discriminator, and the unit of its
-        perceptual distance: the median over 200 pairs of samples.
+        It has ``w_avg`` (per class), folded gains and the discriminator. The unit of its
+        perceptual distance, the median over 200 pairs of samples, is measured here, so that
+        the file stores it.
         """
         G = copy.deepcopy(self.ema).cpu()
         key = (self.settings.seed, "w-avg")
@@ -258,7 +269,7 @@ class Trainer:
         return G
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint to resume from, atomically."""
+        """Write a checkpoint from which `restore` continues; an interruption leaves the old one."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -276,12 +287,12 @@ class Trainer:
         Raises
         ------
         ValueError
-            If it belongs to another architecture, or was cut short.
+            If it is a checkpoint of another architecture, or was cut short.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             progress = state["step"], state["seconds"], state["curve"]
-            # Arguments that StyleGAN2 has gained since then were at their defaults.
+            # Arguments that StyleGAN2 has gained since then had their default values.
             defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
             config = {**defaults, **state["config"]}
             parts = {name: state[name] for name in self._parts()}
@@ -290,7 +301,7 @@ class Trainer:
         if config != self.G.config:
             raise InputError(
                 f"{path} is a checkpoint of another architecture: {config}, "
-                f"not {self.G.config}; give the same sizes or another --out"
+                f"not {self.G.config}; give the same sizes or another folder"
             )
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
@@ -302,14 +313,20 @@ class Trainer:
 
 
 def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Return how much less the features of samples spread than those of images, in [0, 1].
+    """Return how much less samples vary than images of the same class, in [0, 1].
 
-    The mean over levels of E relu(s_real - s_fake) / E s_real, with s the standard deviation
-    over a batch of one class, at each position of each feature map (B, C, H, W). More spread
-    in one place does not make up for less in another.
+    With s the standard deviation over a batch, at each position of each feature map, this is
+    the mean of E relu(s_real - s_fake) / E s_real over the levels. It is 0 if samples vary
+    everywhere at least as much as images, and 1 if they are all alike. More variation in one
+    place does not compensate for less in another.
+
+    Parameters
+    ----------
+    fake, real : sequence of Tensor
+        Feature maps (B, C, H, W) of samples and of images, finest first.
     """
     levels = []
     for f, r in zip(fake, real, strict=True):
-        own, wanted = ((x.float().var(0) + 1e-6).sqrt() for x in (f, r))
-        levels.append(F.relu(wanted - own).mean() / wanted.mean())
+        s_fake, s_real = ((x.float().var(0) + 1e-6).sqrt() for x in (f, r))
+        levels.append(F.relu(s_real - s_fake).mean() / s_real.mean())
     return torch.stack(levels).mean()
