@@ -21,6 +21,7 @@ CUDA = torch.device("cuda", 0)
 COPIES = {"aten::copy_", "aten::_to_copy"}
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 # Elementwise operations take a scalar of the CPU; these do not.
+INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 STRICT = {"aten::cat", "aten::stack", "aten::gather", "aten::scatter_add_", "aten::dot"}
 
 
@@ -180,6 +181,10 @@ class _Placement(TorchFunctionMode):
             return _moved(args[0], "cpu" if func is torch.Tensor.cpu else "cuda")
         if func is torch.as_tensor and isinstance(args[0], torch.Tensor):
             return _moved(args[0], *args[1:], **kwargs)
+        if func in INDEXING and isinstance(args[0], Accelerated):  # torch would put lists on meta
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(i) if isinstance(i, list) else i for i in index)
+            return func(args[0], index, *args[2:])
         if func is torch.Tensor.new_tensor and isinstance(args[0], Accelerated):
             data, options = args[1], {"dtype": args[0].dtype, **kwargs}
             return Accelerated(torch.tensor(data, **options))

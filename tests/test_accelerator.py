@@ -212,7 +212,7 @@ def test_matrices_and_functions(kind, prior):
 
 def test_a_function_on_another_device_is_refused(prior):
     A = lambda x: x.cpu().flatten(1)  # noqa: E731
-    with pytest.raises(gprior.InputError, match="cuda"):
+    with pytest.raises(gprior.InputError, match="A must return its measurements on cuda:0"):
         gprior.solve(torch.zeros(1, 256), A, there(prior), steps=2)
 
 
@@ -240,7 +240,7 @@ RULES = {
     "a tensor of noise": {"noise_std": torch.tensor([0.5, 0.02])},
     "restarts in parts": {"restarts": 3, "max_batch": 2, "seed": [4, 5]},
     "budget": {"budget": 9},
-    "L-BFGS": {"solver": "csgm", "optimizer": "lbfgs", "steps": 3},
+    "L-BFGS": {"solver": "latent", "optimizer": "lbfgs", "steps": 3},
     "soft label": {"label": torch.tensor([[0.5, 0.5], [0.1, 0.9]])},
     "classifier": {"label": lambda x: torch.tensor([[0.5, 0.5], [0.1, 0.9]])},
     "classes": {"label": None, "init": "best-of:4"},

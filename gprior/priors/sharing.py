@@ -88,19 +88,27 @@ def _view(module: nn.Module, change: Callable[[Any], Any], known: dict[nn.Module
         return copy.deepcopy(module).eval()
     view = module._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
     known[module] = view
-    attributes = vars(view)
-    attributes["training"] = False
-    for name, value in list(attributes.items()):
-        if isinstance(value, (Tensor, torch.dtype, torch.device)):
-            attributes[name] = change(value)
-    for name, buffer in view._buffers.items():
-        view._buffers[name] = None if buffer is None else change(buffer)
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return _view(value, change, known)
+        if type(value) is dict:
+            return {key: changed(item) for key, item in value.items()} if holds(value) else value
+        if type(value) in (list, tuple):  # deepinv keeps the physics of a stack in a list
+            return type(value)(changed(item) for item in value) if holds(value) else value
+        return change(value) if isinstance(value, (Tensor, torch.dtype, torch.device)) else value
+
+    def holds(values: Any) -> bool:
+        items = values.values() if isinstance(values, dict) else values
+        return any(isinstance(item, (Tensor, nn.Module)) for item in items)
+
+    for name, value in list(vars(view).items()):
+        vars(view)[name] = changed(value)  # buffers and children are in dictionaries, too
+    view.training = False
     for name, parameter in module._parameters.items():
         value = None if parameter is None else change(parameter)
         if value is not None and not isinstance(value, nn.Parameter):
             value = nn.Parameter(value, requires_grad=False)
         # Not into view._parameters: a recurrent layer also keeps its weights in a list.
         setattr(view, name, value) if value is not None else view.register_parameter(name, None)
-    for name, child in module._modules.items():
-        view._modules[name] = None if child is None else _view(child, change, known)
     return view

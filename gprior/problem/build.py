@@ -140,6 +140,11 @@ def _check_measurements(y: Leaves, forward: Forward, image: Tensor) -> None:
             f"y must have the shape of A's measurements of {len(image)} images {shape}: "
             f"expected {expected}, got {given}"
         )
+    if any(leaf.device != forward.like.device for leaf in measured):
+        raise InputError(
+            f"A must return its measurements on {forward.like.device}, where its images are, but "
+            f"they are on {measured[0].device}"
+        )
     if not all(leaf.requires_grad for leaf in measured):
         raise InputError("A must be differentiable: no gradient passes from A(x) to x")
 

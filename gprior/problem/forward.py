@@ -99,7 +99,7 @@ class Forward:
             self._call = lambda x: x.flatten(1) @ matrix.t()
         elif callable(A):
             self._check_size()
-            self._call = self._in_place(A, images)
+            self._call = self._placed(A, images)
             self.per_image = self._find_per_image(images, per_image)
         else:
             raise InputTypeError(
@@ -163,22 +163,22 @@ class Forward:
             )
 
     @torch.no_grad()
-    def _in_place(self, A: Callable[[Tensor], Any], images: int) -> Callable[[Tensor], Any]:
+    def _placed(self, A: Callable[[Tensor], Any], images: int) -> Callable[[Tensor], Any]:
         """Return A as it runs on the prior's images, and so that nothing disturbs the user's A.
 
         A module runs as a view of itself in eval mode. Where that fails, the view has copies of
         the module's tensors in the dtype and on the device of the prior.
         """
         function = _on_module(A)
+        if not isinstance(function, _OnModule):
+            return function
         x = self.like.new_full((images, *self.image_shape), 0.5)
         try:
             if all(leaf.device == x.device for leaf in as_leaves(function(x))):
                 return function
             reason = f"its measurements are not on {x.device}"
-        except Exception as error:
+        except Exception as error:  # of any kind: A is the user's
             reason = str(error)
-        if not isinstance(function, _OnModule):
-            return function
         try:
             moved = _OnModule(view_of(function.module, placed_as(self.like)), function.method)
             moved(x)
