@@ -141,3 +141,15 @@ def test_total_variation_does_not_couple_images():
     both = total_variation(y, A, 3e-3, 20)
     single = torch.cat([total_variation(y[i : i + 1], A, 3e-3, 20) for i in range(2)])
     torch.testing.assert_close(both, single, atol=1e-5, rtol=1e-4)
+
+
+def test_total_variation_neither_reads_nor_moves_the_global_random_stream():
+    x, _ = phantoms(range(1), 32)
+    A = problems((1, 32, 32))["half-mask"]
+    torch.manual_seed(1)
+    first = total_variation(A(x), A, 0.01, steps=20)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(total_variation(A(x), A, 0.01, steps=20), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)

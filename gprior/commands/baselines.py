@@ -49,9 +49,9 @@ def total_variation(
     from deepinv.models import TVDenoiser
 
     x = previous = ahead = A.A_dagger(y)  # type: ignore[operator]
-    # Without a start, deepinv would draw one from the global random stream.
-    start = torch.ones_like(x[:1]) + torch.linspace(0, 1, x.shape[-1]).to(x)
-    step = 1 / float(A.compute_sqnorm(start, verbose=False))  # type: ignore[operator]
+    with torch.random.fork_rng(devices=[y.device] if y.is_cuda else []):
+        torch.manual_seed(0)  # deepinv draws the start of its power iteration from this stream
+        step = 1 / float(A.compute_sqnorm(x[:1], verbose=False))  # type: ignore[operator]
     # No stopping criterion (crit=0), because it would couple the images of the batch. tau is the
     # step size inside the proximal step: at deepinv's default of 0.01, images in [0, 1] need ten
     # times the iterations.
