@@ -205,7 +205,7 @@ def main() -> int:
     print(f"full channels, medians of {repeats} interleaved repetitions")
     rows = {
         (resolution, batch, threads): compare(resolution, batch, threads, repeats)
-        for resolution, batch in (((8, 1),) if args.quick else ((256, 1), (64, 8)))
+        for resolution, batch in (((16, 1),) if args.quick else ((256, 1), (64, 8)))
         for threads in ((1,) if args.quick else (1, 2))
     }
     agree = all(same for _, same in rows.values())
