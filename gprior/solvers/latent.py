@@ -123,7 +123,7 @@ class Latent(Solver):
         space = self.space(problem.prior)
         objective = Objective(fidelity(self.pixel), perceptual(self.feature))
         if self.optimizer == "lbfgs":
-            start, cost = self.begin(problem, objective, space)
+            start, cost = self.starting_point(problem, objective, space)
             outcome = minimise_by_lbfgs(problem, space, objective, start, self.total, watch)
             return replace(outcome, evaluations=outcome.evaluations + cost)
         unit = spread(problem.prior) if {"w", "w+", "w++"} & set(self.names) else 1.0

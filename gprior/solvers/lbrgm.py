@@ -88,8 +88,8 @@ class LBRGM(Solver):
     lr, lr_z : float
         Step sizes of Adam for w, in units of s, and for z.
     betas : (float, float)
-        Decay rates of Adam's moments, in [0, 1). The paper has (0.96, 0.9999), and the authors' code
-        has (0.9, 0.999).
+        Decay rates of Adam's moments, in [0, 1). The paper has (0.96, 0.9999), and the authors'
+        code has (0.9, 0.999).
     start_by : {"data", "perceptual"}
         Which terms choose between the candidates of the start: all data terms, or the perceptual
         term alone as in the paper. ``"perceptual"`` needs a perceptual term, see ``perceptual``.

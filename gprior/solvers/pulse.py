@@ -48,8 +48,8 @@ class PULSE(Solver):
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     tolerance : float
-        ε ≥ 0, in squared pixel units. The data term is constant where the mean of (y - A x)² is below
-        ε. The paper's value is 2e-3.
+        ε ≥ 0, in squared pixel units. The data term is constant where the mean of (y - A x)² is
+        below ε. The paper's value is 2e-3.
     cross : float
         Weight λ_geo ≥ 0 of the squared angles between the styles of different layers.
     noises : int

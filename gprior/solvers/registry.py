@@ -108,6 +108,6 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
 
 
 def name_of(solver: Solver) -> str:
-    """Return the name of a solver in `SOLVERS`, or the name of its class in lower case if it is not there."""
+    """Return the name of a solver in `SOLVERS`; for another class, its name in lower case."""
     names = {kind: name for name, kind in SOLVERS.items()}
     return names.get(type(solver), type(solver).__name__.lower())

@@ -129,7 +129,7 @@ class Robust(Solver):
     lr: tuple[float, float, float] = (0.008, 0.002, 0.0005)
 
     def run(self, problem: Problem, watch: Watch) -> Outcome:
-        """Minimise J over the three spaces; each search starts from the result of the one before."""
+        """Minimise J over the three spaces; each search starts from the last result."""
         prior = problem.prior
         length = spread(prior) * prior.w_avg.shape[-1] ** 0.5
         halvings = Term(PERCEPTUAL, self.feature, over_halvings, data=True)

@@ -110,8 +110,8 @@ class SPHInX(Solver):
         every step, clip(x + σ n, 0, 1) with new noise n takes the place of x. It is meant for a y
         that is clipped to [0, 1]. 0 compares x itself with y.
     lr, lr_content, lr_noise : float
-        Largest step sizes of Adam for the weights of the style head, the weights of the content head,
-        and the noise maps. The paper's value is 0.001 for all.
+        Largest step sizes of Adam for the weights of the style head, for those of the content head
+        and for the noise maps. The paper's value is 0.001 for all.
     steps, init, perceptual, max_batch
         See `Solver`. The paper has 10000 steps. The output of the style head starts around the
         styles of ``init``.
@@ -158,7 +158,9 @@ class SPHInX(Solver):
 
 @dataclass(frozen=True)
 class StyleHead(Space):
-    """The weights of P_s, which maps z+ (R, L, z_dim) to w+ (R, L, w_dim); each row has one head.
+    """The weights of P_s, which maps z+ (R, L, z_dim) to w+ (R, L, w_dim).
+
+    Each row has one head.
 
     Attributes
     ----------
@@ -198,7 +200,11 @@ class StyleHead(Space):
         return {**variables, "style.draws": z, "w": w}
 
     def diagnose(self, variables: Variables, code: Variables, step: Step) -> Variables:
-        """Return the ``spread`` of the styles over the draws, and 1 as ``collapsed`` if it is near 0."""
+        """Return ``spread`` and ``collapsed``, each (R,).
+
+        ``spread`` is the deviation of the styles over the draws relative to that of the prior, and
+        ``collapsed`` is 1 if it is below 0.01.
+        """
         w = self.offsets(variables, self.fixed_draws(variables, step))
         spread = (w - w.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt() / self.s
         return {"spread": spread, "collapsed": (spread < COLLAPSED).to(spread)}
@@ -220,7 +226,10 @@ class StyleHead(Space):
 
 @dataclass(frozen=True)
 class ContentHead(Space):
-    """The weights of P_c, which maps s (R, 8, 4, 4) to the content (R, C, 4, 4); each row has one head."""
+    """The weights of P_c, which maps s (R, 8, 4, 4) to the content (R, C, 4, 4).
+
+    Each row has one head.
+    """
 
     needs = frozenset({"content"})
 

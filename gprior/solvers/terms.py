@@ -15,8 +15,8 @@ __all__ = ["geodesic_cross", "noise_autocorrelation", "one_cycle_drop", "trapezo
 def geodesic_cross(v: Tensor) -> Tensor:
     """Return the mean squared angle between the latents of all pairs of layers.
 
-    The angle between two latents a and b of the same length is 2 atan2(|a - b|, |a + b|). It enters as
-    512 angle² / 8 for every n, as in PULSE (Menon et al. 2020, equation 5).
+    The angle between two latents a and b of the same length is 2 atan2(|a - b|, |a + b|). It
+    enters as 512 angle² / 8 for every n, as in PULSE (Menon et al. 2020, equation 5).
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def geodesic_cross(v: Tensor) -> Tensor:
 def noise_autocorrelation(maps: Mapping[int, Tensor]) -> Tensor:
     """Return the squared correlation of noise maps with their shifts, over a pyramid.
 
-    Every map n is halved by averaging over 2 x 2 entries until it has at most 8 rows. At each size, the
-    squares of the means of n(i, j) n(i, j+1) and of n(i, j) n(i+1, j) are added (Karras et al. 2020,
-    arXiv:1912.04958, appendix D).
+    Every map n is halved by averaging over 2 x 2 entries until it has at most 8 rows. At each
+    size, the squares of the means of n(i, j) n(i, j+1) and of n(i, j) n(i+1, j) are added (Karras
+    et al. 2020, arXiv:1912.04958, appendix D).
 
     Parameters
     ----------
