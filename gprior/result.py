@@ -131,7 +131,7 @@ class Result:
         >>> part.seed, len(gprior.Result.join([part, result.take([1])]))
         ([9, 7], 3)
         """
-        rows = torch.as_tensor(images, dtype=torch.long)
+        rows = torch.as_tensor(images, dtype=torch.long, device="cpu")
         return replace(self, **{k: take(v, rows) for k, v in self._per_image().items()})
 
     @classmethod

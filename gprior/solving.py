@@ -15,6 +15,7 @@ from gprior.checks import InputError, integer
 from gprior.distances import choose
 from gprior.priors import Label, Prior
 from gprior.problem import PerceptualTerm, Problem, build_problem, pseudo_inverse
+from gprior.randomness import in_plain_mode
 from gprior.result import Result, by_image
 from gprior.search import LATENTS, NON_FINITE, Outcome, Watch, check_init, latents_of
 from gprior.solvers import Solver, find_solver, name_of
@@ -24,7 +25,7 @@ __all__ = ["solve"]
 Callback = Callable[[int, Tensor, Tensor, Tensor], Any]
 
 
-@torch.inference_mode(False)  # gradients are needed whatever the caller's mode, which comes back
+@in_plain_mode
 def solve(
     y: Any,
     A: Any,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -83,8 +82,7 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
 
     def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Add noise to clean measurements ``x``; a level given here is for this call only."""
-        with _restored_buffers(self.noise_model):
-            noisy: Tensor = super().noise(x, **kwargs)
+        noisy: Tensor = LinearPhysics.noise(_copy(self), x, **kwargs)
         return noisy
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
@@ -105,8 +103,7 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
             Images, shape (B, C, H, W).
         """
         y = self._checked("y", y, self.measurement_shape)
-        with self._restored_settings():
-            x: Tensor = super().A_dagger(y, **_call_settings(kwargs))
+        x: Tensor = LinearPhysics.A_dagger(_copy(self), y, **_call_settings(kwargs))
         return x
 
     def prox_l2(
@@ -131,8 +128,7 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
             Images, shape (B, C, H, W).
         """
         y = self._checked("y", y, self.measurement_shape)
-        with self._restored_settings():
-            x: Tensor = super().prox_l2(z, y, gamma, **_call_settings(kwargs))
+        x: Tensor = LinearPhysics.prox_l2(_copy(self), z, y, gamma, **_call_settings(kwargs))
         return x
 
     def _checked(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -149,16 +145,6 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
                 f"got {tuple(value.shape)}{remedy}"
             )
         return value
-
-    @contextlib.contextmanager
-    def _restored_settings(self) -> Iterator[None]:
-        # deepinv writes the settings of one call to the physics.
-        saved = {name: getattr(self, name) for name in _SOLVER_SETTINGS}
-        try:
-            yield
-        finally:
-            for name, value in saved.items():
-                setattr(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         # deepinv's NoiseModel holds a lambda for the identity, which pickle refuses.
@@ -177,16 +163,17 @@ def _call_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in (*_SOLVER_SETTINGS, "verbose") if name in kwargs}
 
 
-@contextlib.contextmanager
-def _restored_buffers(noise_model: Any) -> Iterator[None]:
-    # deepinv's noise models store a level given in a call as their own.
-    modules = list(noise_model.modules()) if isinstance(noise_model, torch.nn.Module) else []
-    saved = [dict(module._buffers) for module in modules]
-    try:
-        yield
-    finally:
-        for module, buffers in zip(modules, saved, strict=True):
-            module._buffers.update(buffers)
+def _copy(module: torch.nn.Module) -> Any:
+    """Return a copy with the same tensors, for deepinv, which keeps what a call is given.
+
+    Solver settings become the physics' own, and a noise level that of its noise model. So the
+    operator stays as it was, also for other threads that use it at the same time.
+    """
+    copy = module._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    copy._parameters = dict(module._parameters)
+    for name, child in module._modules.items():
+        copy._modules[name] = None if child is None else _copy(child)
+    return copy
 
 
 def checked_img_size(img_size: Sequence[int]) -> tuple[int, int, int]:

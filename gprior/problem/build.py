@@ -73,7 +73,9 @@ def build_problem(
         rules=[rules[i] for i in rows.tolist()],
         noise_std=sigma[rows],
     )
-    return problem if foreground is None else _weighted(problem, torch.as_tensor(foreground))
+    if foreground is None:
+        return problem
+    return _weighted(problem, torch.as_tensor(foreground, device=image.device))
 
 
 def pseudo_inverse(problem: Problem, restarts: int) -> Tensor:
@@ -138,6 +140,11 @@ def _check_measurements(y: Leaves, forward: Forward, image: Tensor) -> None:
             f"y must have the shape of A's measurements of {len(image)} images {shape}: "
             f"expected {expected}, got {given}"
         )
+    if any(leaf.device != forward.like.device for leaf in measured):
+        raise InputError(
+            f"A must return its measurements on {forward.like.device}, where its images are, but "
+            f"they are on {measured[0].device}"
+        )
     if not all(leaf.requires_grad for leaf in measured):
         raise InputError("A must be differentiable: no gradient passes from A(x) to x")
 
@@ -152,7 +159,9 @@ def _rules(
     """Return the stopping rule that is wanted for each image, and sigma (B,), 0 where unknown."""
     if stop not in STOPS:
         raise InputError(f"stop must be one of {STOPS}, got {stop!r}")
-    sigma = forward.noise_std() if noise_std is None else torch.as_tensor(noise_std).flatten()
+    sigma = forward.noise_std()
+    if noise_std is not None:
+        sigma = torch.as_tensor(noise_std, dtype=torch.float32, device="cpu").flatten()
     if sigma is None:
         sigma = torch.zeros(images, dtype=torch.float64, device="cpu")
     elif noise_std is not None and not bool((sigma > 0).all() & sigma.isfinite().all()):
@@ -194,5 +203,5 @@ def _weighted(problem: Problem, foreground: Tensor) -> Problem:
             f"{y.shape[3]}) with one mask for each image, got {tuple(foreground.shape)}"
         )
     rows = problem.image if len(mask) > 1 else torch.zeros_like(problem.image)
-    weight = BACKGROUND + (1 - BACKGROUND) * (mask.to(y.device)[rows] > 0).to(y)
+    weight = BACKGROUND + (1 - BACKGROUND) * (mask[rows] > 0).to(y)
     return replace(problem, fit=[problem.fit[0] * weight], weight=weight)

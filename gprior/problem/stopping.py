@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gprior.problem.forward import Forward, Leaves
-from gprior.randomness import generator
+from gprior.randomness import uniform
 
 __all__ = ["AllSteps", "Discrepancy", "HoldOut", "Rule", "hold_out", "informative"]
 
@@ -50,7 +50,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Discrepancy:
+class Discrepancy(Rule):
     """The discrepancy principle (Morozov 1966): stop where the residual is the noise level.
 
     The criterion is the root mean square of ``y - A x`` over the fitted entries, divided by
@@ -67,7 +67,7 @@ class Discrepancy:
 
 
 @dataclass(frozen=True)
-class HoldOut:
+class HoldOut(Rule):
     """Keep the iterate that best predicts the entries of y that the fit does not see.
 
     The criterion is the mean square on the held-out entries. All steps are taken.
@@ -83,7 +83,7 @@ class HoldOut:
 
 
 @dataclass(frozen=True)
-class AllSteps:
+class AllSteps(Rule):
     """Take all steps and keep the iterate of least loss."""
 
     name: ClassVar[str] = "fixed"
@@ -112,12 +112,7 @@ def informative(forward: Forward, like: Leaves, image: Tensor) -> Leaves:
     """
     masks = [torch.zeros_like(leaf.real) for leaf in like]
     for k in range(2):
-        x = torch.rand(
-            forward.image_shape,
-            generator=generator(k, "informative"),
-            dtype=torch.float32,
-            device="cpu",
-        )
+        x = uniform((k, "informative"), forward.image_shape)
         with torch.no_grad():
             measured = forward(x.to(forward.like).expand(len(image), -1, -1, -1), image)
         for mask, leaf in zip(masks, measured, strict=True):
@@ -161,12 +156,7 @@ def hold_out(
     for k, mask in enumerate(masks):
         pairs = complex_pairs and mask.ndim > 2 and mask.shape[1] == 2
         shape = mask[0, :1].shape if pairs else mask.shape[1:]
-        numbers = [
-            torch.rand(
-                shape, generator=generator(seed, "holdout", k), dtype=torch.float32, device="cpu"
-            )
-            for seed in keys
-        ]
+        numbers = [uniform((seed, "holdout", k), shape) for seed in keys]
         out = (torch.stack(numbers) < share).to(mask) * mask
         out = out * enough.view(-1, *[1] * (mask.ndim - 1))
         held.append(out)

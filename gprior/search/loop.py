@@ -236,7 +236,8 @@ def descend(
         predicted = problem.measure(image)
         iterate = Iterate(problem, image, predicted, variables, start, inputs, step)
         loss = total(objective(iterate))
-        slopes = torch.autograd.grad(loss.sum(), list(variables.values()))
+        # A generator that starts at a later block may not need its latent: the gradient is 0.
+        slopes = torch.autograd.grad(loss.sum(), list(variables.values()), materialize_grads=True)
     seen = replace(iterate, image=image.detach(), predicted=[p.detach() for p in predicted])
     return seen, loss.detach(), dict(zip(variables, slopes, strict=True))
 

@@ -64,7 +64,7 @@ def latents_of(latents: Any, images: int) -> dict[str, Tensor]:
     if names - {"z", "w", "c"} or not {"z", "w"} & names:
         given = sorted(names) if names else type(latents).__name__
         raise InputError(f"latents must have 'z' or 'w' (and 'c'), got {given}")
-    tensors = {name: torch.as_tensor(value) for name, value in latents.items()}
+    tensors = {name: torch.as_tensor(value, device="cpu") for name, value in latents.items()}
     for name, value in tensors.items():
         if value.ndim == 0 or len(value) not in (1, images):
             raise InputError(

@@ -262,11 +262,12 @@ class BasinCMA(CMAAdam):
             known = (problem.fit[0] > 0).to(y)
             mask = placement.salient_mask(y, known)
         else:
-            identity = torch.zeros(len(problem), placement.SIZE).to(prior.like)
+            identity = prior.like.new_zeros(len(problem), placement.SIZE)
             return identity, torch.full_like(identity[:, 0], placement.SPREAD)
         located = placement.densely_known(known)
         phi = placement.transform_onto(mask, placement.usual_box(prior)) * located[:, None]
-        return phi, torch.where(located, placement.SPREAD_AT_OBJECT, placement.SPREAD).to(phi)
+        near = phi.new_tensor(placement.SPREAD_AT_OBJECT)
+        return phi, torch.where(located, near, phi.new_tensor(placement.SPREAD))
 
 
 def nested(total: int, proportions: tuple[int, int, int]) -> tuple[int, int, int]:

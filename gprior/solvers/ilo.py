@@ -37,12 +37,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import ClassVar, cast
 
 from gprior.checks import InputError
-from gprior.priors import Prior
+from gprior.priors import HasBlocks, Prior
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -93,8 +91,8 @@ class ILO(Solver):
         Radius of the balls around the features, z+ and each noise map in rounds 1 to 3. A number
         above 0 is a fraction of the median ℓ1 distance between two samples of the prior, and
         "auto" is the fraction 0.25. A tuple has one absolute radius for each round, for all three
-        kinds of variables. None means no balls. The distance is measured on 32 samples, which do
-        not count as evaluations.
+        kinds of variables. None means no balls. The distance is measured once for a prior, on 32
+        samples, which do not count as evaluations.
     lr : float
         Largest step size of Adam.
     init, perceptual, max_batch
@@ -144,7 +142,7 @@ class ILO(Solver):
 
         It has z+ and the noise maps on spheres and, from round 1 on, the features in balls.
         """
-        block = min(k, prior.num_blocks - 1)
+        block = min(k, cast(HasBlocks, prior).num_blocks - 1)
         space: Space = ZPlus(prior) if "w" in prior.inputs else Z()
         if "noise" in prior.inputs:  # block b has the maps 2 b - 1 and 2 b
             space = space & Noise(first=max(2 * block - 1, 0), last=5 + 2 * k)
@@ -166,14 +164,26 @@ class ILO(Solver):
         return L1Ball(names, tuple(fraction * size for size in sizes), per_entry=True)
 
 
-@torch.no_grad()
 def typical(prior: Prior, cut: AfterBlock) -> float:
-    """Return the median over 16 pairs of samples of the ℓ1 distance per entry of a state."""
-    label = [i // 2 % prior.c_dim for i in range(2 * PAIRS)] if prior.c_dim else None
-    z = prior.draw([(0, "ilo-radius", i) for i in range(2 * PAIRS)])
-    c = prior.classes(label, 2 * PAIRS)
-    code = {"z": z} if c is None else {"z": z, "c": c}
-    if "w" in prior.inputs:
-        code["w"] = prior.mapping(z, c)
-    features = cut.enter(prior, code)[f"state.{cut.k}.0"]
-    return float((features[::2] - features[1::2]).abs().flatten(1).mean(1).median())
+    """Return the median ℓ1 distance per entry between the states of two samples.
+
+    Parameters
+    ----------
+    prior : Prior
+        16 pairs of its samples are compared.
+    cut : AfterBlock
+        The place in the generator where the state is taken.
+    """
+    core = prior.core
+
+    def compute() -> float:
+        label = [i // 2 % core.c_dim for i in range(2 * PAIRS)] if core.c_dim else None
+        z = core.draw([(0, "ilo-radius", i) for i in range(2 * PAIRS)])
+        c = core.classes(label, 2 * PAIRS)
+        code = {"z": z} if c is None else {"z": z, "c": c}
+        if "w" in core.inputs:
+            code["w"] = core.mapping(z, c)
+        features = cut.enter(core, code)[f"state.{cut.k}.0"]
+        return float((features[::2] - features[1::2]).abs().flatten(1).mean(1).median())
+
+    return core.statistic(f"distance_of_states_{cut.k}", compute)

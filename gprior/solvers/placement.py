@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gprior.priors import Prior
 from gprior.problem import Problem
-from gprior.randomness import generator, normal
+from gprior.randomness import normal, uniform
 from gprior.search import (
     CSA,
     Outcome,
@@ -129,8 +129,9 @@ def _window_mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def usual_box(prior: Prior, n: int = 64) -> Tensor:
-    """Return the box (4,) in which a prior draws its objects, a median over n samples."""
-    return box(salient_mask(prior.sample(n))).median(0).values
+    """Return the box (4,) in which a prior draws its objects: the median over n samples."""
+    compute = lambda: box(salient_mask(prior.sample(n))).median(0).values  # noqa: E731
+    return prior.statistic(f"usual_box_{n}", compute)
 
 
 def transform_onto(mask: Tensor, usual: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ def pointwise(problem: Problem) -> bool:
     shape = problem.prior.image_shape
     if len(problem.y) != 1 or tuple(problem.y[0].shape[1:]) != shape:
         return False
-    x = torch.rand(shape, generator=generator(0, "pointwise")).to(problem.prior.like)
+    x = uniform((0, "pointwise"), shape).to(problem.prior.like)
     x = x.expand(len(problem), -1, -1, -1)
     with torch.no_grad():
         measured, ones = problem.measure(x)[0], problem.measure(torch.ones_like(x))[0]
@@ -248,6 +249,6 @@ def search(
         learn_from="sampled",
         after=follow_best,
     )
-    phi = torch.zeros(R, SIZE).to(like)
+    phi = like.new_zeros(R, SIZE)
     phi[population.rows] = sampler.mean.clamp(-LIMIT, LIMIT) * units
     return phi, population.record.evaluations

@@ -257,7 +257,8 @@ class Population(Solver):
                 problem, space, objective, start, steps, adam, watch
             )
 
-        return problem, start, trial, torch.zeros(len(problem), dtype=torch.float64)
+        spent = torch.zeros(len(problem), dtype=torch.float64, device="cpu")
+        return problem, start, trial, spent
 
     def space(self, prior: Prior) -> Space:
         """Return the space of z with its bound, and of the class if it is searched."""
