@@ -8,7 +8,7 @@ embedding c if the prior has one, is ::
 
 ``basincma`` is lines 13 to 23 of algorithm 1 in the paper. It does the following 30 times: it draws
 a population from CMA-ES, sets c back to its start, and takes 30 steps of Adam on (z, c) of each
-member; then CMA-ES learns from the points where the members end and from their losses. At last, it
+member; then CMA-ES learns from the points where the members end and from their losses. Finally, it
 takes 300 more steps. ``cma`` has no gradients, and ``cma+adam`` has them only at the end. ``adam``
 starts only from random latents and keeps the best result (appendix A of the paper).
 
