@@ -22,11 +22,11 @@ from gprior.solvers.placement import (
     Transformed,
     box,
     covered,
-    dense,
+    densely_known,
     inverse,
-    placement,
-    standing_out,
+    salient_mask,
     transform,
+    transform_onto,
     usual_box,
 )
 
@@ -285,7 +285,7 @@ def test_few_steps_leave_generations_to_the_transform():
         ((0, 0, 1), (0, 0)),
     ):
         found = BasinCMA(steps=steps, transform=True, population=18)
-        assert found.placing == placing
+        assert found.transform_search == placing
         assert found.total == found.columns + placing[0] * placing[1]
 
 
@@ -489,10 +489,10 @@ def test_a_mask_tells_where_the_search_of_a_transform_starts(prior):
     for scale, x, y in ((1.0, 0.0, 0.0), (1.25, 0.25, -0.125), (0.75, -0.25, 0.125)):
         phi = torch.tensor([[math.log(scale)] * 2 + [x, y, 0.0]], dtype=DOUBLE)
         moved = (transform(mask, phi) > 0.5).to(DOUBLE)
-        torch.testing.assert_close(placement(moved, box(mask)[0]), phi)
+        torch.testing.assert_close(transform_onto(moved, box(mask)[0]), phi)
     tall = torch.zeros_like(mask)
     tall[..., 8:56, 20:44] = 1
-    grown = placement(tall, box(mask)[0])[0, :2].exp()
+    grown = transform_onto(tall, box(mask)[0])[0, :2].exp()
     torch.testing.assert_close(grown, torch.full((2,), 1.5, dtype=DOUBLE))
     torch.testing.assert_close(box(torch.zeros(1, 1, 8, 8))[0], torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
@@ -502,11 +502,11 @@ def test_a_mask_tells_where_the_search_of_a_transform_starts(prior):
     masks[0, :, 2:6, 3:9], masks[1, :, 8:] = 1, 1
     options = {"steps": (0, 0, 1), "transform": True}
     found = run(y, A, prior, "basincma", foreground=masks, **options)
-    expected = placement(masks, usual_box(prior))
+    expected = transform_onto(masks, usual_box(prior))
     torch.testing.assert_close(found.latents["transform"], expected)
     # Without a mask it is what stands out, unless there is a gap in y.
     start = run(y, A, prior, "basincma", stop="fixed", **options).latents["transform"]
-    torch.testing.assert_close(start, placement(standing_out(y), usual_box(prior)))
+    torch.testing.assert_close(start, transform_onto(salient_mask(y), usual_box(prior)))
     gap = Masking(prior.image_shape, (torch.arange(16) < 9).expand(1, 16, 16))
     start = run(gap(prior.sample(2)), gap, prior, "basincma", **options).latents["transform"]
     assert (start == 0).all()
@@ -517,13 +517,13 @@ def test_what_stands_out_is_seen_through_noise_and_small_gaps():
     x[..., 20:50, 10:40] = 0.8
     noisy = x + 0.1 * torch.randn(x.shape, generator=generator(0, "noise"))
     known = (torch.rand(x.shape, generator=generator(0, "gaps")) < 0.7).to(x)
-    assert dense(known)
+    assert densely_known(known)
     expected = torch.tensor([[(10 + 40 - 64) / 64, (20 + 50 - 64) / 64, 30 / 64, 30 / 64]])
     for image in (x, noisy, x.masked_fill(known == 0, 5.0)):
-        found = box(standing_out(image, known))
+        found = box(salient_mask(image, known))
         torch.testing.assert_close(found, expected, atol=2.1 / 32, rtol=0)
     known[..., 30:36, 30:36] = 0
-    assert not dense(known)
+    assert not densely_known(known)
 
 
 def test_the_usual_box_is_that_of_most_samples():

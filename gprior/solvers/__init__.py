@@ -1,4 +1,4 @@
-"""Solvers: one paper, one file."""
+"""The solvers: each file has the method of one paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a solver is: a frozen dataclass of a paper's constants, and `run`."""
+"""The base class of all solvers: a frozen dataclass of a paper's constants, with a method `run`."""
 
 from __future__ import annotations
 
@@ -33,27 +33,33 @@ __all__ = ["Solver"]
 
 @dataclass(frozen=True)
 class Solver:
-    """A reconstruction method: constants alone, and nothing that belongs to a row.
+    """A reconstruction method: its constants, without data of any image.
 
     Parameters
     ----------
     steps : int or tuple of int
-        Iterates of the gradient loop. Where a method has several stages: of each of them, or one
-        number that is divided in the paper's proportions.
+        Number of steps of the gradient loop, at least 1. If a method has several stages, a tuple
+        has one number for each stage, and one number is divided in the proportions of the paper.
     init : str or callable
         Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, an encoder (pseudo-inverse image
-        -> latents), or ``"latents"`` for those that `gprior.solve` was given.
+        -> latents), or ``"latents"`` for the latents that are passed to `gprior.solve`.
     perceptual : bool, str, callable or None
-        None applies the perceptual term where the measurement is an image; True insists on it;
-        False drops it. A name in `gprior.distances.NAMES`, a `gprior.Perceptual` or a callable
-        (images in [0, 1] -> list of feature maps) insists on it and chooses the features.
+        Whether there is a perceptual term. None adds it if the measurement is an image, True
+        requires it, and False leaves it out. A name in `gprior.distances.NAMES`, a
+        `gprior.Perceptual` or a callable (images in [0, 1] -> list of feature maps) requires it
+        and chooses the features.
     max_batch : int
-        Rows (images times restarts) through the generator at once. It changes memory and speed,
-        never the answer.
+        Number of rows (images times restarts) that go through the generator at the same time, at
+        least 1. It changes memory and speed, but not the result.
+
+    Raises
+    ------
+    InputError
+        If a constant has the wrong type or is out of its range.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    has_perceptual: ClassVar[bool] = True  # where it is False, ``perceptual`` is refused
+    has_perceptual: ClassVar[bool] = True  # if it is False, ``perceptual`` is refused
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     perceptual: bool | str | Callable[..., Any] | None = None
@@ -67,7 +73,12 @@ class Solver:
         problem : Problem
             R rows.
         watch : Watch
-            Progress and callback.
+            Receives the progress, and has the callback.
+
+        Returns
+        -------
+        Outcome
+            The result of each row.
         """
         raise NotImplementedError
 
@@ -79,23 +90,28 @@ class Solver:
         *stages: tuple[Space, Optimizer],
         candidates_by: Objective | None = None,
     ) -> Outcome:
-        """Minimise the objective over one space after the other, from where `init` says.
+        """Minimise the objective over one space after the other, from the start given by `init`.
 
-        A stage starts from the best code of the one before. A stage of no steps is left out.
+        Each stage starts from the best code of the stage before. A stage without steps is left out.
 
         Parameters
         ----------
         problem, watch
             As for `run`.
         objective : Objective
-            What to minimise.
+            The objective to minimise.
         *stages : (Space, Optimizer)
-            Where and how.
+            The space and the optimizer of each stage.
         candidates_by : Objective, optional
-            What chooses between candidates of the starting point; None is ``objective``. Only its
-            data terms count.
+            Its data terms choose between the candidates of the starting point. None means
+            ``objective``.
+
+        Returns
+        -------
+        Outcome
+            The result of each row, with the cost of all stages and of the start.
         """
-        start, cost = self.begin(problem, candidates_by or objective, stages[0][0])
+        start, cost = self.starting_point(problem, candidates_by or objective, stages[0][0])
         outcome = None
         for (space, optimizer), steps in zip(stages, self.stages, strict=True):
             if steps:
@@ -104,17 +120,39 @@ class Solver:
                 )
                 start = {**outcome.start, **outcome.code}
         if outcome is None:
-            raise InputError(f"steps must be positive in one stage at least, got {self.steps}")
+            raise InputError(f"steps must be positive in at least one stage, got {self.steps}")
         return replace(outcome, evaluations=outcome.evaluations + cost)
 
-    def begin(
+    def starting_point(
         self, problem: Problem, objective: Objective, space: Space
     ) -> tuple[Variables, Tensor]:
-        """Return where `init` says that a search of this space starts, and what that cost."""
-        given = problem.latents
-        if space.from_z and given is not None and "z" not in given:
+        """Return the point at which a search of this space starts, and its cost.
+
+        Parameters
+        ----------
+        problem : Problem
+            R rows.
+        objective : Objective
+            Its data terms choose between the candidates.
+        space : Space
+            The space to search.
+
+        Returns
+        -------
+        start : dict
+            The starting point, see `gprior.search.starting_point`.
+        cost : Tensor
+            Evaluations (R,).
+
+        Raises
+        ------
+        InputError
+            If the space starts from z, and the given latents have no z.
+        """
+        latents = problem.latents
+        if space.from_z and latents is not None and "z" not in latents:
             raise InputError(
-                f"{type(self).__name__} starts from z, but init has {sorted(given)}; give z"
+                f"{type(self).__name__} starts from z, but init has {sorted(latents)}; add z to it"
             )
         return starting_point(problem, objective, self.init, self.max_batch)
 
@@ -124,46 +162,63 @@ class Solver:
         return x
 
     def for_prior(self, prior: Prior) -> Solver:
-        """Return this solver with what it leaves to the prior filled in; here nothing."""
+        """Return this solver with the constants that depend on the prior filled in.
+
+        The base class has no such constants and returns the solver itself.
+        """
         return self
 
     @property
     def members(self) -> int:
-        """Candidates that a row sends through the generator at once."""
+        """Number of candidates of a row that go through the generator at the same time."""
         return 1
 
     def required(self) -> frozenset[str]:
-        """Return the prior's inputs that the method needs with these constants."""
+        """Return the inputs of the prior that the method needs with these constants."""
         return self.needs
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Steps of each stage."""
+        """Number of steps of each stage."""
         return self.steps if isinstance(self.steps, tuple) else (self.steps,)
 
     @property
     def total(self) -> int:
-        """Steps of all stages."""
+        """Number of steps of all stages together."""
         return sum(self.stages)
 
     def cost(self, classes: int) -> float:
-        """Return the evaluations of one restart of one image.
+        """Return the number of evaluations for one restart of one image.
 
-        The iterates, the candidates, and one evaluation of what each stage returns.
+        They are the steps, the candidates of the start, and the last evaluation of each stage.
+
+        Parameters
+        ----------
+        classes : int
+            Number of classes to choose from: 1 if the label is known.
         """
-        ends = sum(n > 0 for n in self.stages)
-        return self.total + ends / 3 + tried(self.init, classes) / 3
+        last = sum(n > 0 for n in self.stages)
+        return self.total + last / 3 + tried(self.init, classes) / 3
 
     def with_budget(self, budget: float, restarts: int, classes: int) -> Solver:
-        """Return this solver with as many steps as fit into a budget.
+        """Return this solver with the largest number of steps that a budget allows.
 
-        The unit is one forward and backward pass of the generator for one image. Candidates,
-        restarts and the last evaluation count.
+        Candidates, restarts and the last evaluations count.
+
+        Parameters
+        ----------
+        budget : float
+            Evaluations for one image. An evaluation is one forward and one backward pass of the
+            generator for one image.
+        restarts : int
+            Number of restarts, at least 1.
+        classes : int
+            Number of classes to choose from: 1 if the label is known.
 
         Raises
         ------
         InputError
-            If the budget does not pay for a single step.
+            If the budget is less than the cost of a single step, or is not finite.
         """
 
         def cost(steps: int) -> float:
@@ -192,52 +247,53 @@ class Solver:
         check_init(self.init)
         if not isinstance(self.init, str) and not callable(self.init):
             raise InputError(
-                "init of a solver must be a name or a callable; give latents to gprior.solve, "
-                "as init=latents"
+                "init of a solver must be a name or a callable; pass latents to gprior.solve as "
+                "init=latents"
             )
         check_perceptual(self.perceptual, type(self).__name__, self.has_perceptual)
 
     def _checked_steps(self) -> int | tuple[int, ...]:
-        usual = next(f.default for f in fields(self) if f.name == "steps")
+        """Return the steps as one integer, or as one integer for each stage of the method."""
+        default = next(f.default for f in fields(self) if f.name == "steps")
         staged = isinstance(self.steps, (tuple, list))
-        given = tuple(self.steps) if isinstance(self.steps, (tuple, list)) else (self.steps,)
-        given = tuple(integer("steps", n, least=0 if staged else 1) for n in given)
-        if sum(given) < 1:
-            raise InputError(f"steps must be positive in one stage at least, got {self.steps!r}")
-        if not isinstance(usual, tuple):
+        steps = tuple(self.steps) if isinstance(self.steps, (tuple, list)) else (self.steps,)
+        steps = tuple(integer("steps", n, least=0 if staged else 1) for n in steps)
+        if sum(steps) < 1:
+            raise InputError(f"steps must be positive in at least one stage, got {self.steps!r}")
+        if not isinstance(default, tuple):
             if staged:
                 raise InputError(f"steps must be one positive integer, got {self.steps!r}")
-            return given[0]
-        if len(given) == 1:
-            given = divided(given[0], usual)
-        if len(given) != len(usual):
+            return steps[0]
+        if len(steps) == 1:
+            steps = divided(steps[0], default)
+        if len(steps) != len(default):
             raise InputError(
-                f"steps must be one number or one for each of the {len(usual)} stages, "
+                f"steps must be one number or one for each of the {len(default)} stages, "
                 f"got {self.steps!r}"
             )
-        return given
+        return steps
 
     def constants(self) -> dict[str, Any]:
-        """Return the fields as JSON values, for records."""
+        """Return the fields as values that JSON can store."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
-def divided(total: int, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """Return integers that sum to ``total``, in proportion to ``usual``.
+def divided(total: int, proportions: tuple[int, ...]) -> tuple[int, ...]:
+    """Return integers that sum to ``total`` and have nearly these proportions.
 
     >>> divided(400, (300, 200, 100, 100))
     (172, 114, 57, 57)
     """
-    exact = [total * n / sum(usual) for n in usual]
+    exact = [total * n / sum(proportions) for n in proportions]
     parts = [int(x) for x in exact]
-    short = sorted(range(len(usual)), key=lambda k: parts[k] - exact[k])
-    for k in short[: total - sum(parts)]:
+    by_remainder = sorted(range(len(parts)), key=lambda k: parts[k] - exact[k])
+    for k in by_remainder[: total - sum(parts)]:
         parts[k] += 1
     return tuple(parts)
 
 
 def _checked(name: str, value: Any, default: Any) -> Any:
-    """Return a constant as a Python number of the kind that its default has."""
+    """Return a constant, checked and converted to the type of its default."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{name} must be True or False, got {value!r}")
@@ -254,7 +310,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as strict JSON has it; a network or a function by the name of its type."""
+    """Return a value that strict JSON can store: for an object, the name of its type."""
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
