@@ -1,8 +1,9 @@
-"""Tables of reconstructions, cell by cell: a run that was killed goes on where it stopped.
+"""Shared code of the benchmarks that compare reconstructions.
 
-A cell is one call of `gprior.solve` on a few images. Its scores, one value per image, go into a
-JSON file as soon as they are there; a cell that is in the file is not computed again. Cells are
-independent, so they run in several processes of one thread each.
+A cell is one call of `gprior.solve` on a few images. Its scores, one value per image, are written
+to a JSON file as soon as it ends, and a cell that is in the file is not computed again. So a run
+that was interrupted continues where it stopped. Cells are independent of each other and run in
+several processes of one thread each.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import gprior
 from gprior.commands import report
 from gprior.commands.baselines import total_variation
 from gprior.commands.demo import TV_WEIGHT, real_images
-from gprior.distances import perceptual_scores, scores
+from gprior.distances import random_distance, scores
 from gprior.files import atomic_write, write_json
 from gprior.operators import Downsampling, Masking, Operator, PartialCirculant
 from gprior.priors import Prior
@@ -41,45 +42,52 @@ PRIOR = "phantom-64"
 RESULTS = Path(__file__).parent / "results"
 TABLES = Path(__file__).parents[1] / "docs" / "tables"
 UNSEEN = 7  # seed of phantoms; the prior was trained on those of seed 0
-# Names in the demo of the operators that it has.
+# Names that the demo gives to these operators.
 IN_DEMO = {
     "half": "half-mask",
     "x4": "downsample:4",
     "circulant 0.1": "circulant:0.1",
     "noise 0.1": "noise:0.1",
 }
-METRICS = {"psnr": 1, "ssim": 2, "perceptual": 3}  # and the digits that tables give
+METRICS = {"psnr": 1, "ssim": 2, "perceptual": 3}  # metric -> digits after the point in tables
+LOWER_IS_BETTER = ("perceptual",)
+TITLES = {"psnr": "PSNR", "ssim": "SSIM", "perceptual": "perceptual distance"}
 
 
 @dataclass(frozen=True)
 class Cell:
     """One call of `gprior.solve`: everything that its result depends on."""
 
-    images: str  # a name in `IMAGES`
-    rows: tuple[int, int]  # from, to: of these images
-    operator: str  # a name in `operator`
+    images: str  # a name in `IMAGES`, perhaps with a movement: see `truth`
+    rows: tuple[int, int]  # the first of these images, and the one after the last
+    operator: str  # a name that the function `operator` knows
     solver: str
     constants: Mapping[str, Any] = field(default_factory=dict)
-    jitter: tuple[int, ...] = ()  # signal-to-noise ratios in dB of styles that are scored too
+    # The image is scored again after noise on its styles, at each signal-to-noise ratio (dB).
+    jitter: tuple[int, ...] = ()
+    # The stopping rule of `gprior.solve`. None is "auto" for measurements with noise and "fixed"
+    # for those without, where all steps can be used.
+    stop: str | None = None
 
     @property
     def key(self) -> str:
-        """Name of the cell in the file."""
+        """The name of the cell in the file of results."""
         constants = json.dumps(dict(self.constants), sort_keys=True)
         rows = f"{self.rows[0]}-{self.rows[1]}"
-        return " | ".join([self.images, rows, self.operator, self.solver, constants])
+        parts = [self.images, rows, self.operator, self.solver, constants]
+        return " | ".join(parts if self.stop is None else [*parts, f"stop={self.stop}"])
 
 
 # --- Images ----------------------------------------------------------------------------------
 
 
 def in_range(prior: Prior, n: int) -> Tensor:
-    """Return samples of the prior, of all classes in turn."""
+    """Return samples of the prior, whose classes take turns."""
     return prior.sample(n, seed=41, label=[i % prior.c_dim for i in range(n)]).clamp(0, 1)
 
 
 def held_out(prior: Prior, n: int) -> Tensor:
-    """Return phantoms that the prior was not trained on."""
+    """Return phantoms on which the prior was not trained."""
     return phantoms(range(n), prior.image_shape[1], seed=UNSEEN)[0]
 
 
@@ -90,13 +98,13 @@ def moved(x: Tensor, angle: float = 0, scale: float = 1, shift: tuple[int, int] 
 
 
 def outside(prior: Prior, n: int) -> Tensor:
-    """Return 4 MR slices, 1 CT slice and 5 phantoms that were moved, in turn."""
+    """Return 4 MR slices and 1 CT slice, alternating with 5 phantoms that were moved."""
     real = real_images(prior.image_shape[1:], mr=(6, 10, 14, 17))[1][[0, 1, 4, 2, 3]]
     drawn = phantoms(range(500, 505), prior.image_shape[1], seed=UNSEEN)[0]
-    ways: list[dict[str, Any]] = [
+    movements: list[dict[str, Any]] = [
         {"angle": 20}, {"scale": 7 / 8}, {"scale": 5 / 4}, {"shift": (8, 0)}, {"angle": -30}
     ]  # fmt: skip
-    others = [moved(x, **way) for x, way in zip(drawn, ways, strict=True)]
+    others = [moved(x, **movement) for x, movement in zip(drawn, movements, strict=True)]
     return torch.stack([x for pair in zip(real, others, strict=True) for x in pair])[:n]
 
 
@@ -104,17 +112,20 @@ IMAGES = {"in range": in_range, "held out": held_out, "outside": outside}
 
 
 def truth(cell: Cell, prior: Prior) -> Tensor:
-    """Return the images of a cell; ``"held out, angle 20"`` are moved."""
-    name, *ways = cell.images.split(", ")
+    """Return the true images of a cell.
+
+    A name as ``"held out, angle 20"`` stands for images that are rotated by 20 degrees.
+    """
+    name, *movements = cell.images.split(", ")
     x = IMAGES[name](prior, cell.rows[1])[cell.rows[0] :]
-    for way in ways:
-        kind, value = way.split(" ")
+    for movement in movements:
+        kind, value = movement.split(" ")
         x = moved(x, **{kind: (int(value), 0) if kind == "shift" else float(value)})
     return x
 
 
 def operator(name: str, prior: Prior) -> Operator:
-    """Return the operator of a name: ``half``, ``x4``, ``circulant 0.1``, ``noise 0.1``..."""
+    """Return the operator with a name such as half, x4, circulant 0.1, noise 0.1 or all."""
     from deepinv.physics import GaussianNoise
 
     kind, _, value = name.partition(" ")
@@ -144,18 +155,19 @@ def compute(cell: Cell) -> dict[str, Any]:
         return scored(A.A_dagger(y), x)
     if cell.solver == "tv":
         return scored(total_variation(y, A, TV_WEIGHT[IN_DEMO[cell.operator]]), x)
-    # Without noise there is nothing to stop for.
-    stop = "auto" if cell.operator.startswith("noise") else "fixed"
+    stop = cell.stop or ("auto" if cell.operator.startswith("noise") else "fixed")
     result = gprior.solve(y, A, prior, cell.solver, stop=stop, **cell.constants)
-    found = {**scored(result.x, x, result.features), **record(result)}
+    values = {**scored(result.x, x), **record(result)}
     for snr in cell.jitter:
-        found[f"psnr at {snr} dB"] = shaken(result, prior, x, snr)
-    return found
+        values[f"psnr at {snr} dB"] = psnr_with_noise(result, prior, x, snr)
+    return values
 
 
 @torch.no_grad()
-def shaken(result: gprior.Result, prior: Prior, x: Tensor, snr: int, draws: int = 4) -> list[float]:
-    """Return the PSNR of each image after noise on its styles w, a mean over draws."""
+def psnr_with_noise(
+    result: gprior.Result, prior: Prior, x: Tensor, snr: int, draws: int = 4
+) -> list[float]:
+    """Return the PSNR of each image after noise on its styles w, averaged over draws."""
     w = result.latents["w"]
     level = w.square().mean(tuple(range(1, w.ndim)), keepdim=True).sqrt() * 10 ** (-snr / 20)
     total = torch.zeros(len(w))
@@ -166,23 +178,34 @@ def shaken(result: gprior.Result, prior: Prior, x: Tensor, snr: int, draws: int 
     return [round(v, 5) for v in (total / draws).tolist()]
 
 
-def scored(found: Tensor, x: Tensor, optimised: str | None = None) -> dict[str, list[float]]:
-    """Return PSNR, SSIM and a perceptual distance that was not optimised, rounded."""
-    values = (*scores(found, x), perceptual_scores(found, x, optimised)[1])
+@torch.no_grad()
+def scored(image: Tensor, x: Tensor) -> dict[str, list[float]]:
+    """Return PSNR, SSIM and perceptual distance of each image from the truth, rounded.
+
+    The perceptual distance is always the one on fixed random features, which no method
+    optimises, so that the results do not depend on the weights that a machine has.
+    """
+    distance = random_distance()(image.clamp(0, 1), x.clamp(0, 1)).tolist()
+    values = (*scores(image, x), distance)
     pairs = zip(METRICS, values, strict=True)
     return {name: [round(v, 5) for v in row] for name, row in pairs}
 
 
 def record(result: gprior.Result) -> dict[str, Any]:
-    """Return what a run says about itself."""
-    said = {name: [round(float(v), 6) for v in d] for name, d in result.diagnostics.items()}
-    placed = {k: v.tolist() for k, v in result.latents.items() if k == "transform"}
+    """Return the numbers that a result reports, one per image, and the seconds of the call."""
+
+    def rounded(values: Iterable[Any], digits: int = 6) -> list[float]:
+        return [round(float(v), digits) for v in values]
+
+    transforms = {k: v.tolist() for k, v in result.latents.items() if k == "transform"}
+    diagnostics = {name: rounded(values) for name, values in result.diagnostics.items()}
     return {
-        **placed,
-        "loss": [round(float(v), 6) for v in result.loss],
-        "evaluations": [round(float(v), 2) for v in result.evaluations],
+        **transforms,
+        "loss": rounded(result.loss),
+        **{f"term {name}": rounded(values) for name, values in result.terms.items()},
+        "evaluations": rounded(result.evaluations, 2),
         "seconds": round(result.seconds, 2),
-        **{name: row for name, row in said.items() if len(row) == len(result.x)},
+        **{name: row for name, row in diagnostics.items() if len(row) == len(result.x)},
     }
 
 
@@ -190,19 +213,19 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def run(cells: Sequence[Cell], path: Path, jobs: int) -> Results:
-    """Compute the cells that the file lacks, and return all of them by their keys.
+    """Compute the cells that are missing in the file, and return all of them by key.
 
     Parameters
     ----------
     cells : sequence of Cell
-        In the order in which they are taken.
+        They are computed in this order.
     path : Path
-        JSON file, ``{key: scores}``.
+        JSON file with an object ``{key: scores}``.
     jobs : int
-        Processes.
+        Number of processes.
     """
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    missing = {cell.key: cell for cell in cells if cell.key not in found}
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    missing = {cell.key: cell for cell in cells if cell.key not in stored}
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
@@ -210,20 +233,56 @@ def run(cells: Sequence[Cell], path: Path, jobs: int) -> Results:
     ):
         running = {pool.submit(compute, cell): key for key, cell in missing.items()}
         for done in as_completed(running):
-            found[running[done]] = done.result()
-            write_json(path, found, "the results")
+            stored[running[done]] = done.result()
+            write_json(path, stored, "the results")
             bar.update()
-    return {cell.key: found[cell.key] for cell in cells}
+    return {cell.key: stored[cell.key] for cell in cells}
 
 
-def wins(better: Sequence[float], worse: Sequence[float]) -> str:
-    """Return how many of paired images won and the p-value of the two-sided sign test."""
+# --- Tables ----------------------------------------------------------------------------------
+
+Table = list[list[str]]  # rows of cells; the first row is the head
+Scores = Mapping[str, Sequence[float]]  # metric -> one value per image
+
+
+def joined(cells: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the scores of several cells as one row of images per metric."""
+    parts = list(cells)
+    return {metric: [value for part in parts for value in part[metric]] for metric in METRICS}
+
+
+def better(first: Sequence[float], second: Sequence[float], lower: bool = False) -> tuple[int, int]:
+    """Return in how many pairs the first value is better, and the number of unequal pairs.
+
+    Parameters
+    ----------
+    first, second : sequence of float
+        One value per image, of the same images.
+    lower : bool
+        Whether the lower value is the better one.
+    """
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    return sum((a < b) if lower else (a > b) for a, b in pairs), len(pairs)
+
+
+def wins(first: Sequence[float], second: Sequence[float], lower: bool = False) -> str:
+    """Return in how many pairs the first value is better, and the p-value of a sign test.
+
+    See `better`. An example is ``"38 of 60, p = 0.052"``; the test is two-sided.
+    """
     from scipy.stats import binomtest
 
-    pairs = [(a, b) for a, b in zip(better, worse, strict=True) if a != b]
-    won = sum(a > b for a, b in pairs)
-    chance = binomtest(won, len(pairs)).pvalue if pairs else 1
-    return f"{won} of {len(pairs)}, p = {chance:.2g}"
+    won, pairs = better(first, second, lower)
+    chance = binomtest(won, pairs).pvalue if pairs else 1
+    return f"{won} of {pairs}, p = {chance:.2g}"
+
+
+def metric_wins(first: Scores, second: Scores) -> list[str]:
+    """Return the wins of the first side in each metric: see `wins`.
+
+    The larger PSNR and SSIM win, and the smaller perceptual distance.
+    """
+    return [wins(first[m], second[m], m in LOWER_IS_BETTER) for m in METRICS]
 
 
 def middle(values: Iterable[float], digits: int = 1) -> str:
@@ -231,12 +290,9 @@ def middle(values: Iterable[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f}"
 
 
-def trio(values: Mapping[str, Sequence[float]]) -> str:
-    """Return the medians of PSNR, SSIM and perceptual distance as text."""
+def trio(values: Scores) -> str:
+    """Return the medians of PSNR, SSIM and perceptual distance as one text."""
     return " / ".join(middle(values[metric], digits) for metric, digits in METRICS.items())
-
-
-Table = list[list[str]]  # rows of cells, the head first
 
 
 def main(
@@ -245,27 +301,30 @@ def main(
     build: Callable[[bool], list[Cell]],
     tables: Callable[[Results, bool], dict[str, Table]],
 ) -> None:
-    """Run a script: compute what is missing, print the tables and write them for the docs.
+    """Run a benchmark: compute its missing cells, then print and write its tables.
 
     Parameters
     ----------
     script : str
-        Its name, and that of its file of results.
+        Name of the benchmark and of its file of results.
     about : str
-        Its description.
+        Description of the benchmark.
     build : callable
-        Whether it is quick -> its cells.
+        Function of ``quick`` that returns the cells. A quick run checks that the script works,
+        on few images and steps, and writes no table.
     tables : callable
-        The results, and whether it is quick -> tables by name.
+        Function of the results and ``quick`` that returns the tables by name.
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a check, not a measurement")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--results", type=Path, help="file of the cells; remove it to start anew")
+    parser.add_argument(
+        "--quick", action="store_true", help="check that the script works, on few images and steps"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--results", type=Path, help="file of results; remove it to start again")
     args = parser.parse_args()
     path = args.results or RESULTS / f"{script}{'-quick' * args.quick}.json"
-    found = tables(run(build(args.quick), path, args.jobs), args.quick)
-    for name, rows in found.items():
+    results = run(build(args.quick), path, args.jobs)
+    for name, rows in tables(results, args.quick).items():
         print(f"\n{name}\n{report.Table(name, rows[0], rows[1:]).text()}")
         if not args.quick:
             TABLES.mkdir(exist_ok=True)

@@ -1,10 +1,9 @@
-"""Damage checkpoints in every way and load them: each loads or is one ValueError, soon.
+"""Damage checkpoints and load them: ``python benchmarks/fuzz_checkpoints.py``.
 
-    python benchmarks/fuzz_checkpoints.py --count 10000
-
-Each input is loaded in a child that may use four times its size in memory, and a constant, and
-is stopped after ten seconds. Python's audit hooks count what a load must never do: start a
-process, compile or run code, import, unpickle, open a file to write, use the network.
+Every input must either load or end in one ValueError, soon. It is loaded in a child process that is
+stopped after ten seconds, and whose memory is limited to a constant and four times the size of the
+input. Python's audit hooks report what a load must never do: start a process, compile or run code,
+import a module, unpickle, open a file to write, or use the network.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ DATA = ROOT / "tests" / "data"
 SECONDS = 10
 SLACK = 256 << 20
 NEVER = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.", "pickle.")
-CHUNK = 250  # inputs per child
+CHUNK = 250  # inputs per child process
 
 
 def sources() -> dict[str, bytes]:
-    """Return the files that are damaged: every fixture, native ones, and hostile ones."""
-    found = {}
+    """Return the files that will be damaged: every fixture, a native one, and hostile ones."""
+    files = {}
     for path in sorted(DATA.rglob("*")):
         if path.suffix in (".pkl", ".pt", ".pth", ".xz"):
             data = path.read_bytes()
-            found[str(path.relative_to(DATA))] = (
+            files[str(path.relative_to(DATA))] = (
                 lzma.decompress(data) if path.suffix == ".xz" else data
             )
     from gprior.checkpoints import load_prior, save_prior
@@ -46,20 +45,20 @@ def sources() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "native.safetensors"
         save_prior(load_prior(DATA / "rosinality" / "size32_converted" / "checkpoint.pt"), out)
-        found["native.safetensors"] = out.read_bytes()
+        files["native.safetensors"] = out.read_bytes()
     hostile = module(ROOT / "tests" / "test_hostile_checkpoints.py")
     small = {f"hostile: {k}": v for k, v in hostile.CASES.items() if 0 < len(v) < 100_000}
-    return found | small
+    return files | small
 
 
 def module(path: Path) -> Any:
-    """Return a module of the tests."""
+    """Import a module of the tests."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(path)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    result = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(result)
+    return result
 
 
 def work(jobs: list[tuple[str, bytes]], folder: str, queue: Any) -> None:
@@ -84,7 +83,7 @@ def work(jobs: list[tuple[str, bytes]], folder: str, queue: Any) -> None:
     config = (DATA / "biggan_hf" / "deep32" / "config.json").read_bytes()
     (Path(folder) / "config.json").write_bytes(config)
     for base in ("rosinality/size32_converted/checkpoint.pt", "biggan_ajbrock/res64/G_ema.pth"):
-        load_prior(DATA / base)  # what is imported once
+        load_prior(DATA / base)  # so that lazy imports are done before the watch
     for name, data in jobs:
         path.write_bytes(data)
         events.clear()
@@ -113,11 +112,13 @@ def work(jobs: list[tuple[str, bytes]], folder: str, queue: Any) -> None:
 
 
 def main() -> int:
-    """Run, print the counts, and return 1 if anything else happened."""
+    """Print how many inputs were refused or loaded; return 1 if anything else happened."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="check that the script works")
+    parser.add_argument("--count", type=int, default=10_000, help="inputs (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     options = parser.parse_args()
+    count = CHUNK if options.quick else options.count
     mutant = module(ROOT / "tests" / "mutants.py").mutant
     files, rng = sources(), random.Random(options.seed)
     whole = [name for name in files if not name.startswith("hostile")]
@@ -127,9 +128,9 @@ def main() -> int:
     longest, started = (0.0, ""), time.perf_counter()
     done = 0
     context = multiprocessing.get_context("spawn")
-    while done < options.count:
+    while done < count:
         jobs = []
-        for _ in range(min(CHUNK, options.count - done)):
+        for _ in range(min(CHUNK, count - done)):
             name = rng.choice(whole if rng.random() < 0.8 else small)
             jobs.append((name, mutant(files[name], rng)))
         with tempfile.TemporaryDirectory() as folder:

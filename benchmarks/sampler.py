@@ -1,8 +1,9 @@
-"""What the sampler costs: ``python benchmarks/sampler.py``, with ``--quick`` in seconds.
+"""The share of a run that CMA-ES itself takes: ``python benchmarks/sampler.py``.
 
-CMA-ES at 512 dimensions and 22 members, on a generator as large as the embedded one: the share of
-a run that is spent in ask and tell. Without gradients (cma), and with 10 steps of each member in
-each of 10 generations (basincma). Of one image, which shares the calls with no other.
+512 dimensions and 22 members, with a generator as large as the embedded one. The share is the time
+in the calls "ask" and "tell" over the time of the run: without gradients (cma), and with 10 steps
+of each member in each of 10 generations (basincma). There is one image, so that no other shares
+the cost of a call.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ QUICK: dict[str, Any] = {"cma": 2, "basincma": (2, 2, 0)}
 
 @contextmanager
 def timed() -> Iterator[list[float]]:
-    """Collect the seconds of every ask and tell."""
+    """Collect the seconds of every call of ask and tell."""
     seconds: list[float] = []
 
     def watched(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             start = time.perf_counter()
-            found = method(*args, **options)
+            result = method(*args, **options)
             seconds.append(time.perf_counter() - start)
-            return found
+            return result
 
         return call
 
@@ -52,19 +53,19 @@ def timed() -> Iterator[list[float]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a check, not a measurement")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="check that the script works")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     small = gprior.load_prior("phantom-64")
     prior = StyleGAN2(**{**small.config, "z_dim": 512}).freeze()  # random weights, as costly
     A = Masking(prior.image_shape, torch.ones(prior.image_shape[1:]))
     y = A(prior.sample(1, label=0))
-    fixed = {"label": 0, "population": 22, "perceptual": False, "stop": "fixed"}
+    shared = {"label": 0, "population": 22, "perceptual": False, "stop": "fixed"}
     for name, options in RUNS.items():
         amount = {"steps": QUICK[options["solver"]]} if args.quick else {}
         with timed() as spent:
-            run = gprior.solve(y, A, prior, **{**fixed, **options, **amount})
+            run = gprior.solve(y, A, prior, **{**shared, **options, **amount})
         share = 100 * sum(spent) / run.seconds
         print(f"{name:<16}{share:6.2f} % of {run.seconds:.1f} s in {len(spent) // 2} generations")
 

@@ -1,24 +1,36 @@
 """SPHInX against latent searches, in and out of domain: ``python benchmarks/sphinx_domains.py``.
 
-The style head alone and with content head and noise maps (full), against searches of W+,
-(W+, S, B) and (Z+, S, B), which are the paper's names for styles, content and noise maps. 500
-evaluations of each image from the mean style, by the mean square alone; each method at the rates
-that served it best on other images (``sphinx_rates.py``) and at the paper's 0.001 for all.
-Measurements that are noisy or few have rates of their own.
+The style head alone, and with content head and noise maps (full), against searches of W+,
+(W+, S, B) and (Z+, S, B), the paper's names for styles, content and noise maps. All methods start
+from the mean style, minimise the mean square alone and have 500 evaluations of each image. Each
+method has the learning rates that were best on other images (``sphinx_rates.py``, separately for
+complete measurements and for noisy or few ones), and in a second set of tables the paper's 0.001.
 
-- out of domain: 8 phantoms that the prior never saw, rotated, scaled and shifted, measured
-  completely; and the loss of PSNR if noise is added to the styles that were found (figure 1);
+- out of domain: 8 phantoms on which the prior was not trained, rotated, scaled and shifted,
+  measured completely; and the PSNR after noise on the styles of the result;
 - denoising at σ from 0.2 to 1, and 1 to 5 % of a circulant: MR and CT slices, moved phantoms;
-- long: the same methods at 3000 evaluations on 4 phantoms rotated by 30 degrees, SPHInX at rates
-  at which its style head does not collapse to a constant.
+- long: the same methods at 3000 evaluations on 4 phantoms rotated by 30 degrees, with SPHInX at
+  rates at which its style head does not collapse to a constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cells import Cell, Results, Table, main, middle, trio
+from cells import (
+    LOWER_IS_BETTER,
+    METRICS,
+    TITLES,
+    Cell,
+    Results,
+    Table,
+    better,
+    joined,
+    main,
+    middle,
+    trio,
+)  # fmt: skip
 
 MOVED = (
     "angle 10", "angle 20", "angle 30", "scale 0.875", "scale 1.125", "scale 1.25", "shift 4",
@@ -34,7 +46,7 @@ PRODUCTS = {
     "(W+, S, B)": {"spaces": ["w+", "content", "noise"]},
     "(Z+, S, B)": {"spaces": ["z+", "content", "noise"]},
 }
-# Found by sphinx_rates.py on other images: measured completely, and not.
+# The best rates of sphinx_rates.py, for complete measurements and for noisy or few ones.
 BEST: dict[str, list[dict[str, Any]]] = {
     "SPHInX": [{"lr": 0.03}, {"lr": 0.03}],
     "SPHInX, full": [
@@ -51,7 +63,7 @@ BEST: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.3, "lr_content": 0.1, "lr_noise": 0.1},
     ],
 }
-# 0.001 on the w of the paper's generator, whose spread is 0.45.
+# The paper's 0.001 acts on w with a spread of 0.45; gprior's rate is in units of that spread.
 STYLE = 1e-3 / 0.45
 COMMON: dict[str, dict[str, Any]] = {
     "SPHInX": {"lr": 1e-3},
@@ -60,12 +72,22 @@ COMMON: dict[str, dict[str, Any]] = {
     "(W+, S, B)": {"lr": STYLE, "lr_content": 1e-3, "lr_noise": 1e-3},
     "(Z+, S, B)": {"lr": 1e-3, "lr_content": 1e-3, "lr_noise": 1e-3},
 }
-# The best ones at which the style head stays a function of z: at 0.01 and more it collapses.
+# The best rates at which the style head remains a function of z. From 0.01 on it collapses to a
+# constant.
 SPREAD: dict[str, dict[str, Any]] = {
     "SPHInX": {"lr": 0.003},
     "SPHInX, full": {"lr": 0.001, "lr_content": 0.03, "lr_noise": 1.0},
 }
-RATES = ("own", "0.001")
+RATES = ("own", "0.001")  # "own": the method's best rates
+# Sides that are compared image by image, and the problems over which their wins are counted.
+PAIRS = (
+    ("SPHInX", "W+"), ("SPHInX, full", "(W+, S, B)"), ("SPHInX, full", "(Z+, S, B)")
+)  # fmt: skip
+GROUPS = {
+    "moved": MOVED,
+    "denoising": tuple(name for name in MEASURED if name.startswith("noise")),
+    "circulant": tuple(name for name in MEASURED if name.startswith("circulant")),
+}
 
 
 def solver(method: str) -> str:
@@ -75,49 +97,50 @@ def solver(method: str) -> str:
 
 def cell(problem: str, method: str, rate: str, budget: int, n: int) -> Cell:
     """Return one cell."""
-    fixed = {"budget": budget, "init": "mean", "perceptual": False}
-    own = BEST[method][problem in MEASURED]
-    rates = {"own": own, "spread": SPREAD.get(method, own), "0.001": COMMON[method]}[rate]
-    constants = {**fixed, **PRODUCTS[method], **rates}
+    shared = {"budget": budget, "init": "mean", "perceptual": False}
+    best = BEST[method][problem in MEASURED]
+    rates = {"own": best, "spread": SPREAD.get(method, best), "0.001": COMMON[method]}[rate]
+    constants = {**shared, **PRODUCTS[method], **rates}
     if problem in MEASURED:
         return Cell("outside", (0, n), problem, solver(method), constants)
     return Cell(f"held out, {problem}", (0, n), "all", solver(method), constants, SNR)
 
 
 def size(quick: bool) -> tuple[int, int]:
-    """Return evaluations and images."""
+    """Return the number of evaluations and of images."""
     return (20, 2) if quick else (500, 8)
 
 
 def long(quick: bool) -> tuple[int, int]:
-    """Return evaluations and images of the long runs."""
+    """Return the number of evaluations and of images of the long runs."""
     return size(quick) if quick else (3000, 4)
 
 
 def cells(quick: bool) -> list[Cell]:
     """Return the cells of the tables."""
-    found = [
+    usual = [
         cell(problem, method, rate, *size(quick))
         for problem in (*MEASURED, *MOVED[::-1])
         for rate in RATES
         for method in PRODUCTS
     ]
-    found += [cell("angle 30", method, "spread", *size(quick)) for method in SPREAD]
-    return found + [cell("angle 30", m, "spread", *long(quick)) for m in PRODUCTS]
+    spread = [cell("angle 30", method, "spread", *size(quick)) for method in SPREAD]
+    return usual + spread + [cell("angle 30", m, "spread", *long(quick)) for m in PRODUCTS]
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
-    """Return medians of the three metrics by problem, and what noise on the styles costs."""
+    """Return medians by problem, wins, and PSNR after noise on the styles."""
 
-    def of(*which: Any) -> Mapping[str, Any]:
-        return results[cell(*which, *size(quick)).key]
+    def scores(problem: str, method: str, rate: str) -> Mapping[str, Any]:
+        return results[cell(problem, method, rate, *size(quick)).key]
 
-    found = {}
+    result = {}
     for title, problems in (("moved", MOVED), ("measured", MEASURED)):
         for name, rate in zip(("own", "common"), RATES, strict=True):
             rows = [["Images" if title == "moved" else "Problem", *PRODUCTS]]
-            rows += [[p, *(trio(of(p, m, rate)) for m in PRODUCTS)] for p in problems]
-            found[f"sphinx_{title}_{name}"] = rows
+            rows += [[p, *(trio(scores(p, m, rate)) for m in PRODUCTS)] for p in problems]
+            result[f"sphinx_{title}_{name}"] = rows
+    result["sphinx_wins"] = won(scores)
     noisy = [f"psnr at {snr} dB" for snr in SNR]
     head = ["Method", "PSNR / SSIM / perceptual distance", *(f"{k} dB" for k in SNR), "Spread"]
 
@@ -128,11 +151,27 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
     rows = [["Rate", *head]]
     for rate in (*RATES, "spread"):
         methods = SPREAD if rate == "spread" else PRODUCTS
-        rows += [[rate, *robust(m, of("angle 30", m, rate))] for m in methods]
-    found["sphinx_noise"] = rows
+        rows += [[rate, *robust(m, scores("angle 30", m, rate))] for m in methods]
+    result["sphinx_noise"] = rows
     last = [results[cell("angle 30", m, "spread", *long(quick)).key] for m in PRODUCTS]
-    found["sphinx_long"] = [head, *map(robust, PRODUCTS, last)]
-    return found
+    result["sphinx_long"] = [head, *map(robust, PRODUCTS, last)]
+    return result
+
+
+def won(scores: Callable[[str, str, str], Mapping[str, Any]]) -> Table:
+    """Return in how many images a method is better than another, without a test.
+
+    The same images are in several problems of a group, so that a sign test over all pairs would
+    count them as independent when they are not.
+    """
+    rows = [["Rate", "Problems", "Method", "Against", *TITLES.values()]]
+    for rate in RATES:
+        for group, problems in GROUPS.items():
+            for pair in PAIRS:
+                first, second = (joined(scores(p, m, rate) for p in problems) for m in pair)
+                counts = [better(first[m], second[m], m in LOWER_IS_BETTER) for m in METRICS]
+                rows.append([rate, group, *pair, *(f"{n} of {of}" for n, of in counts)])
+    return rows
 
 
 if __name__ == "__main__":

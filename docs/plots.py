@@ -39,7 +39,8 @@ def methods() -> None:
     """Draw PSNR by method, operator and domain."""
     import matplotlib.pyplot as plt
 
-    cells = read("compare_methods")
+    # A sixth part of the key names a stopping rule; those cells have tables of their own.
+    cells = [cell for cell in read("compare_methods") if len(cell[0]) == 5]
     names = list(dict.fromkeys(key[3] for key, _ in cells))
     last = {"tv": -1, "A+": -2}
     middle: dict[str, list[float]] = {n: [] for n in names}
@@ -110,18 +111,23 @@ def confound() -> None:
         found.setdefault(column, []).extend(value["psnr"])
     figure, axes = plt.subplots(1, 4, figsize=(8.5, 2.7), sharey=True)
     sides = [(p, s) for p in ("lbrgm", "brgm") for s in ("best-of:100", "mean")]
-    weights = {None: ("gprior's", "tab:blue"), 13.0: ("L-BRGM's own", "tab:red")}
+    # Weight of the pixels: gprior's (None), and that of the authors of each method.
+    authors = {"lbrgm": 13.0, "brgm": 65.0}
+    colours = {"gprior's": "tab:blue", "each authors'": "tab:red"}
     for axis, operator in zip(axes, ("half", "eye-patch", "x8", "x4"), strict=True):
-        for k, (pixel, (_, colour)) in enumerate(weights.items()):
+        for k, (name, colour) in enumerate(colours.items()):
             for j, side in enumerate(sides):
-                dot(axis, found[(operator, pixel, *side)], j + 0.24 * (k - 0.5), colour)
+                pixel = None if name == "gprior's" else authors[side[0]]
+                values = found.get((operator, pixel, *side))
+                if values is not None:  # not every weight is measured for every method
+                    dot(axis, values, j + 0.24 * (k - 0.5), colour)
         axis.set(title=operator.replace("half", "half mask"), xlabel="PSNR (dB)")
         axis.grid(axis="x", alpha=0.3)
     names = {"lbrgm": "L-BRGM", "brgm": "BRGM", "best-of:100": "best of 100", "mean": "mean"}
     axes[0].set_yticks(range(4), [f"{names[p]}, {names[s]}" for p, s in sides])
     axes[0].invert_yaxis()
-    marks = [plt.Line2D([], [], color=c, marker="o", ms=4) for _, c in weights.values()]
-    labels = [f"{name} weight of the pixels" for name, _ in weights.values()]
+    marks = [plt.Line2D([], [], color=c, marker="o", ms=4) for c in colours.values()]
+    labels = [f"{name} weight of the pixels" for name in colours]
     figure.legend(marks, labels, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
 

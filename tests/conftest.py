@@ -64,7 +64,7 @@ def _tiny_prior(
     if critic:
         prior.discriminator = discriminator.eval().requires_grad_(False)
         unit = median_distance(lambda x: discriminator.features(2 * x - 1), prior.sample(40))
-        prior.record["perceptual_unit"] = unit
+        prior.statistics = {"perceptual_unit": unit}
     return prior
 
 

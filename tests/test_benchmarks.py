@@ -1,19 +1,21 @@
-"""The scripts of the documented tables: cells resume, and no table is older than its results."""
+"""The benchmarks: a run can be resumed, and the documented tables are those of the results."""
 
 import csv
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
-    "compare_methods", "ilo_csgm", "lbrgm_brgm", "population", "sphinx_domains", "sphinx_rates",
+    "compare_methods", "ilo_csgm", "lbrgm_brgm", "perceptual_weight", "population",
+    "sphinx_domains", "sphinx_rates",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
-    not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are in the checkout alone"
+    not (ROOT / "benchmarks").is_dir(), reason="only the repository has the benchmarks"
 )
 
 
@@ -24,12 +26,19 @@ def script(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_key_says_all_of_its_cell(name, script):
+def test_different_cells_have_different_keys(name, script):
     for quick in (True, False):
-        found = {}
+        cells = {}
         for cell in script(name).cells(quick):
-            assert found.setdefault(cell.key, cell) == cell  # tables may share a cell
-        assert len(found) > 3
+            assert cells.setdefault(cell.key, cell) == cell  # tables may share a cell
+        assert len(cells) > 3
+
+
+def test_the_key_has_the_stopping_rule_only_where_a_cell_names_one(script):
+    Cell = script("cells").Cell
+    usual = Cell("held out", (0, 2), "half", "lbrgm", {"budget": 60})
+    assert usual.key == 'held out | 0-2 | half | lbrgm | {"budget": 60}'
+    assert replace(usual, stop="auto").key == f"{usual.key} | stop=auto"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -43,23 +52,24 @@ def test_tables_are_those_of_the_results(name, script):
 def test_each_method_has_its_best_rates(script):
     with (ROOT / "docs" / "tables" / "sphinx_rates.csv").open(newline="") as file:
         _, *rows = csv.reader(file)
-    found = {}
+    best = {}
     for _, method, *rates, _ in rows:
         names = ("lr", "lr_content", "lr_noise")
-        given = {name: float(v) for name, v in zip(names, rates, strict=True) if v}
-        found.setdefault(method, []).append(given)
-    assert found == script("sphinx_domains").BEST
+        values = {name: float(v) for name, v in zip(names, rates, strict=True) if v}
+        best.setdefault(method, []).append(values)
+    assert best == script("sphinx_domains").BEST
 
 
 def test_a_run_resumes(script, tmp_path):
     cells = script("cells")
     path = tmp_path / "results.json"
-    rows = {"budget": 3, "init": "mean", "perceptual": False}
-    first = cells.Cell("held out, angle 30", (1, 2), "all", "i2s", rows, (20,))
-    found = cells.run([first], path, jobs=1)[first.key]
-    assert len(found["psnr"]) == len(found["psnr at 20 dB"]) == 1
-    assert 5 < found["psnr at 20 dB"][0] < found["psnr"][0] + 1
-    marked = {first.key: {**found, "psnr": [99.0]}}
+    constants = {"budget": 3, "init": "mean", "perceptual": False}
+    first = cells.Cell("held out, angle 30", (1, 2), "all", "i2s", constants, (20,))
+    scores = cells.run([first], path, jobs=1)[first.key]
+    assert len(scores["psnr"]) == len(scores["psnr at 20 dB"]) == 1
+    assert len(scores["perceptual"]) == len(scores["term fidelity"]) == 1
+    assert 5 < scores["psnr at 20 dB"][0] < scores["psnr"][0] + 1
+    marked = {first.key: {**scores, "psnr": [99.0]}}
     path.write_text(json.dumps(marked))
     second = cells.Cell("outside", (0, 2), "noise 0.2", "A+")
     again = cells.run([first, second], path, jobs=1)
@@ -81,5 +91,11 @@ def test_images_do_not_depend_on_their_cell(script):
         assert whole.min() >= 0 and whole.max() <= 1
 
 
-def test_sign_test(script):
-    assert script("cells").wins([2, 3, 4, 5], [1, 2, 3, 5]) == "3 of 3, p = 0.25"
+def test_wins(script):
+    cells = script("cells")
+    assert cells.wins([2, 3, 4, 5], [1, 2, 3, 5]) == "3 of 3, p = 0.25"
+    assert cells.wins([2, 3, 4, 5], [1, 2, 3, 5], lower=True) == "0 of 3, p = 0.25"
+    first = {"psnr": [20.0], "ssim": [0.8], "perceptual": [0.1]}
+    second = {"psnr": [19.0], "ssim": [0.9], "perceptual": [0.2]}
+    won = ["1 of 1, p = 1", "0 of 1, p = 1", "1 of 1, p = 1"]  # the smaller distance wins
+    assert cells.metric_wins(first, second) == won

@@ -11,7 +11,7 @@ import torch
 
 import gprior
 from gprior.operators import Masking, PartialCirculant
-from gprior.priors import BigGAN
+from gprior.priors import BigGAN, Prior
 from gprior.problem import Problem
 from gprior.randomness import generator, normal
 from gprior.search import CSA, CMAPackage, Fixed, inputs_of, population_size
@@ -527,7 +527,7 @@ def test_what_stands_out_is_seen_through_noise_and_small_gaps():
 
 
 def test_the_usual_box_is_that_of_most_samples():
-    class Squares:
+    class Squares(Prior):
         def sample(self, n):
             x = torch.full((n, 2, 16, 16), 0.3)
             x[:, 1, 4:12, 6:14] = 0.9

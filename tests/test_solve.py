@@ -64,12 +64,6 @@ def test_every_solver_has_a_row():
     assert set(ROWS) == set(SOLVERS)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Estimate the spread of w from fewer draws: half of the time of these tiny problems."""
-    monkeypatch.setattr("gprior.solvers.styles.SAMPLES", 256)
-
-
 @pytest.fixture
 def prior(tiny_prior):
     return tiny_prior()
@@ -940,16 +934,16 @@ def test_entries_that_vanish_for_negative_images_are_information(prior):
 
 def test_complex_pairs_stay_together(prior):
     """Both channels of a k-space sample are held out, or neither."""
-    from gprior.problem import split
+    from gprior.problem import hold_out
 
     masks = [torch.ones(3, 2, 20, 20), torch.ones(3, 2, 4, 20, 20)]
     masks[0][:, :, ::2] = 0
-    fit, held = split(masks, [1, 2, 2], complex_pairs=True)
+    fit, held = hold_out(masks, [1, 2, 2], complex_pairs=True)
     for mask, f, h in zip(masks, fit, held, strict=True):
         assert torch.equal(f + h, mask) and torch.equal(h[:, 0], h[:, 1])
         assert 0.02 < h.sum() / mask.sum() < 0.09
         assert torch.equal(h[1], h[2]) and not torch.equal(h[0], h[1])
-    apart = split(masks, [1, 2, 3], complex_pairs=False)[1]
+    apart = hold_out(masks, [1, 2, 3], complex_pairs=False)[1]
     assert not torch.equal(apart[0][:, 0], apart[0][:, 1])
 
 
@@ -1170,7 +1164,7 @@ def test_where_the_perceptual_term_applies(prior):
     for A in images:
         found = gprior.solve(A.A(x), A, prior, steps=2, perceptual=None)
         assert found.perceptual and "perceptual" in found.terms
-        critic, unit = prior.discriminator, prior.record["perceptual_unit"]
+        critic, unit = prior.discriminator, prior.statistics["perceptual_unit"]
 
         def features(y, critic=critic):
             if y.shape[-1] != 16:

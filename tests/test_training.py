@@ -222,7 +222,7 @@ def test_the_finished_prior(trained, tmp_path):
     for k in range(3):
         mean = run.ema.mapping(many, prior.classes(k, 20000))[:, 0].mean(0)
         assert (prior.w_avg[k] - mean).abs().max() < 0.05
-    assert prior.record["perceptual_unit"] > 0
+    assert prior.statistics["perceptual_unit"] > 0
     assert prior.record["classes"] == list(CONTRASTS)
     assert not any(p.requires_grad for p in prior.parameters())
     save_prior(prior, tmp_path / "p.safetensors")

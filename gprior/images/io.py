@@ -163,7 +163,7 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
     if lo == hi:
         raise InputError(
             f"intensity must be given for {image.path}: the image is constant (every pixel is "
-            f"{lo:g}), so no range can be taken from it; give two numbers --intensity LO,HI"
+            f"{lo:g}), so no range can be taken from it; give two different numbers LO, HI"
         )
     return (hi, lo) if image.inverted else (lo, hi)
 

@@ -254,7 +254,9 @@ def _from_file(path: Path, names: list[str]) -> Tensor:
                 values = np.asarray(image.convert("RGBA"))[..., :3]
             else:
                 values = np.asarray(image)
-    except (OSError, SyntaxError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders have errors of many types
         raise InputError(f"mask file {str(path)!r} is not a readable image: {error}") from error
     observed = values != 0
     return torch.from_numpy(observed if observed.ndim == 2 else observed.any(axis=-1))

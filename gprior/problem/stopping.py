@@ -50,7 +50,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Discrepancy:
+class Discrepancy(Rule):
     """The discrepancy principle (Morozov 1966): stop where the residual is the noise level.
 
     The criterion is the root mean square of ``y - A x`` over the fitted entries, divided by
@@ -67,7 +67,7 @@ class Discrepancy:
 
 
 @dataclass(frozen=True)
-class HoldOut:
+class HoldOut(Rule):
     """Keep the iterate that best predicts the entries of y that the fit does not see.
 
     The criterion is the mean square on the held-out entries. All steps are taken.
@@ -83,7 +83,7 @@ class HoldOut:
 
 
 @dataclass(frozen=True)
-class AllSteps:
+class AllSteps(Rule):
     """Take all steps and keep the iterate of least loss."""
 
     name: ClassVar[str] = "fixed"

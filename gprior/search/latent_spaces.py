@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from gprior.priors import Prior
+from gprior.priors import HasBlocks, HasContent, HasEmbedding, HasNoise, Prior
 from gprior.search.rows import Variables
 from gprior.search.space import Space, Step, inputs_of
 
@@ -46,7 +47,9 @@ class ZEmbedding(Z):
     needs = frozenset({"z", "embedding"})
 
     def enter(self, prior: Prior, start: Variables) -> Variables:
-        return start if "embedding" in start else {**start, "embedding": prior.embed(start["c"])}
+        if "embedding" in start:
+            return start
+        return {**start, "embedding": cast(HasEmbedding, prior).embed(start["c"])}
 
     def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         return {"z": start["z"].clone(), "embedding": start["embedding"].clone()}
@@ -161,7 +164,7 @@ class Noise(Space):
 
     def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         R, maps = len(start["z"]), {}
-        for k, constant in enumerate(prior.noise_maps()):
+        for k, constant in enumerate(cast(HasNoise, prior).noise_maps()):
             name = f"noise.{k}"
             if name in start:
                 maps[name] = start[name].clone()
@@ -184,7 +187,7 @@ class Content(Space):
     needs = frozenset({"content"})
 
     def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
-        return {"content": prior.const.repeat(len(start["z"]), 1, 1, 1)}
+        return {"content": cast(HasContent, prior).const.repeat(len(start["z"]), 1, 1, 1)}
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ class AfterBlock(Space):
     @torch.no_grad()
     def enter(self, prior: Prior, start: Variables) -> Variables:
         """Add the state that the code of the starting point produces before block k."""
-        state = prior.run_blocks(**inputs_of(start), to_block=self.k)
+        state = cast(HasBlocks, prior).run_blocks(**inputs_of(start), to_block=self.k)
         parts = (state,) if isinstance(state, Tensor) else state
         others = {name: v for name, v in start.items() if not name.startswith("state.")}
         return {**others, **{f"state.{self.k}.{i}": part for i, part in enumerate(parts)}}

@@ -35,12 +35,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import ClassVar, cast
 
 from gprior.checks import InputError
-from gprior.priors import Prior
+from gprior.priors import HasBlocks, Prior
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -91,7 +89,7 @@ class ILO(Solver):
         Of the balls around features, z+ and each noise map in rounds 1 to 3: a fraction of
         the median ℓ1 distance between two samples of the prior ("auto": 0.25), absolute
         numbers (one per round, for all three kinds), or no balls. The distance is measured
-        once per call on 32 samples, which the evaluations do not count.
+        once for a prior, on 32 samples, which the evaluations do not count.
     lr : float
         Adam's step.
     init, perceptual, max_batch
@@ -133,7 +131,7 @@ class ILO(Solver):
 
     def space(self, prior: Prior, k: int) -> Space:
         """Return where round k searches: z+ and noise maps on spheres, features, in balls."""
-        block = min(k, prior.num_blocks - 1)
+        block = min(k, cast(HasBlocks, prior).num_blocks - 1)
         space: Space = ZPlus(prior) if "w" in prior.inputs else Z()
         if "noise" in prior.inputs:  # block b has the maps 2 b - 1 and 2 b
             space = space & Noise(first=max(2 * block - 1, 0), last=5 + 2 * k)
@@ -155,14 +153,26 @@ class ILO(Solver):
         return L1Ball(names, tuple(fraction * size for size in sizes), per_entry=True)
 
 
-@torch.no_grad()
 def typical(prior: Prior, cut: AfterBlock) -> float:
-    """Return the median over 16 pairs of samples of the ℓ1 distance per entry of a state."""
-    label = [i // 2 % prior.c_dim for i in range(2 * PAIRS)] if prior.c_dim else None
-    z = prior.draw([(0, "ilo-radius", i) for i in range(2 * PAIRS)])
-    c = prior.classes(label, 2 * PAIRS)
-    code = {"z": z} if c is None else {"z": z, "c": c}
-    if "w" in prior.inputs:
-        code["w"] = prior.mapping(z, c)
-    features = cut.enter(prior, code)[f"state.{cut.k}.0"]
-    return float((features[::2] - features[1::2]).abs().flatten(1).mean(1).median())
+    """Return the median ℓ1 distance per entry between the states of two samples.
+
+    Parameters
+    ----------
+    prior : Prior
+        16 pairs of its samples are compared.
+    cut : AfterBlock
+        The place in the generator where the state is taken.
+    """
+    core = prior.core
+
+    def compute() -> float:
+        label = [i // 2 % core.c_dim for i in range(2 * PAIRS)] if core.c_dim else None
+        z = core.draw([(0, "ilo-radius", i) for i in range(2 * PAIRS)])
+        c = core.classes(label, 2 * PAIRS)
+        code = {"z": z} if c is None else {"z": z, "c": c}
+        if "w" in core.inputs:
+            code["w"] = core.mapping(z, c)
+        features = cut.enter(core, code)[f"state.{cut.k}.0"]
+        return float((features[::2] - features[1::2]).abs().flatten(1).mean(1).median())
+
+    return core.statistic(f"distance_of_states_{cut.k}", compute)

@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from gprior.checks import InputError
-from gprior.priors import Prior
+from gprior.priors import HasFilters, Prior
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -134,7 +134,7 @@ class Latent(Solver):
             "z+": lambda: ZPlus(prior),
             "w": W,
             "w+": WPlus,
-            "w++": lambda: Filters(prior.num_filters),
+            "w++": lambda: Filters(cast(HasFilters, prior).num_filters),
             "content": Content,
             "noise": Noise,
         }

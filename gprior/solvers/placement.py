@@ -163,8 +163,9 @@ def _blurred(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def usual_box(prior: Prior, n: int = 64) -> Tensor:
-    """Return the box (4,) in which a prior draws its objects, a median over n samples."""
-    return box(standing_out(prior.sample(n))).median(0).values
+    """Return the box (4,) in which a prior draws its objects: the median over n samples."""
+    compute = lambda: box(standing_out(prior.sample(n))).median(0).values  # noqa: E731
+    return prior.statistic(f"usual_box_{n}", compute)
 
 
 def placement(mask: Tensor, usual: Tensor) -> Tensor:

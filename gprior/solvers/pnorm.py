@@ -123,14 +123,28 @@ class Whitened(Space):
         return (start["c"] @ self.mean)[:, None] if "c" in start else self.mean
 
 
-@torch.no_grad()
 def moments(prior: Prior) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean (per class), principal axes and deviations of LeakyReLU_5(w)."""
-    linear = [F.leaky_relu(w.double(), 5.0) for w in samples_by_class(prior)]
-    means = torch.stack([x.mean(0) for x in linear])
-    centred = torch.cat([x - mean for x, mean in zip(linear, means, strict=True)])
-    values, basis = torch.linalg.eigh(centred.t() @ centred / len(centred))
-    deviation = values.clamp_min(0).sqrt()
-    deviation = deviation.clamp_min(LEAST * float(deviation.max()))
-    mean = means if prior.c_dim else means[0]
-    return mean.to(prior.like), basis.to(prior.like), deviation.to(prior.like)
+    """Return the mean, the principal axes and the deviations of LeakyReLU_5(w).
+
+    Returns
+    -------
+    mean : Tensor
+        (w_dim,), or (c_dim, w_dim) if the prior has classes.
+    basis : Tensor
+        The axes as columns (w_dim, w_dim).
+    deviation : Tensor
+        Standard deviations along the axes (w_dim,), at least a hundredth of the largest.
+    """
+    core = prior.core
+
+    def compute() -> tuple[Tensor, Tensor, Tensor]:
+        linear = [F.leaky_relu(w.double(), 5.0) for w in samples_by_class(core)]
+        means = torch.stack([x.mean(0) for x in linear])
+        centred = torch.cat([x - mean for x, mean in zip(linear, means, strict=True)])
+        values, basis = torch.linalg.eigh(centred.t() @ centred / len(centred))
+        deviation = values.clamp_min(0).sqrt()
+        deviation = deviation.clamp_min(LEAST * float(deviation.max()))
+        mean = means if core.c_dim else means[0]
+        return mean.to(core.like), basis.to(core.like), deviation.to(core.like)
+
+    return core.statistic("moments_of_w", compute)

@@ -26,12 +26,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.priors import HasFilters
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -126,7 +127,7 @@ class Robust(Solver):
         length = spread(prior) * prior.w_avg.shape[-1] ** 0.5
         halvings = Term(PERCEPTUAL, self.feature, over_halvings, data=True)
         objective = Objective(fidelity(self.pixel), halvings)
-        spaces = W(), WPlus(), Filters(prior.num_filters)
+        spaces = W(), WPlus(), Filters(cast(HasFilters, prior).num_filters)
         stages = [
             (space, NormalizedGradient(lr * length))
             for space, lr in zip(spaces, self.lr, strict=True)

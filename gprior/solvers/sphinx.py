@@ -49,13 +49,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.priors import Prior
+from gprior.priors import HasContent, Prior
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -220,7 +220,7 @@ class ContentHead(Space):
     needs = frozenset({"content"})
 
     def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
-        widths = (*CONTENT, prior.content_shape[0])
+        widths = (*CONTENT, cast(HasContent, prior).content_shape[0])
         found: Variables = {}
         for k, shape in enumerate(pairwise(widths)):
             found[f"content.{k}.weight"] = step.draw(f"content.{k}", shape)

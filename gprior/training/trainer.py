@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.distances import median_distance
+from gprior.distances import discriminator_unit
 from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
 from gprior.randomness import generator, in_plain_mode, normal
@@ -256,7 +256,6 @@ class Trainer:
         critic = copy.deepcopy(self.D).cpu().eval().requires_grad_(False)
         fold_(critic)
         G.discriminator = critic
-        unit = median_distance(lambda x: critic.features(2 * x - 1), G.sample(400))
         G.record = {
             "data": self.data.description,
             "classes": list(self.data.classes),
@@ -264,8 +263,8 @@ class Trainer:
             "seconds": round(self.seconds),
             "frechet": round(self.frechet(), 2),
             "frechet_real": round(self.frechet_real(), 2),
-            "perceptual_unit": unit,
         }
+        discriminator_unit(G)
         return G
 
     def save(self, path: Path) -> None:
