@@ -361,4 +361,4 @@ def test_the_command(tmp_path, monkeypatch, prior):
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
-    assert np.load(tmp_path / "o" / "reconstruction.npy").shape == (1, 64, 64)
+    assert np.load(tmp_path / "o" / "reconstruction.npy").shape[-2:] == (64, 64)
