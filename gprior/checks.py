@@ -45,8 +45,10 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
 
     Raises
     ------
+    InputTypeError
+        If the value is not an integer.
     InputError
-        If the value is not an integer, or out of range.
+        If it is out of range.
 
     Examples
     --------
@@ -54,12 +56,14 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
     3
     >>> integer("steps", True, least=1)
     Traceback (most recent call last):
-    gprior.InputError: steps must be an integer of at least 1, got True
+    gprior.InputTypeError: steps must be an integer of at least 1, got True
     """
     low, high = -math.inf if least is None else least, math.inf if most is None else most
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not low <= int(value) <= high:
-        raise InputError(f"{name} must be an integer{_range(least, most)}, got {value!r}")
+    message = f"{name} must be an integer{_range(least, most)}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputTypeError(message)
+    if not low <= int(value) <= high:
+        raise InputError(message)
     return int(value)
 
 
@@ -95,22 +99,27 @@ def number(
 
     Raises
     ------
+    InputTypeError
+        If the value is not a real number.
     InputError
-        If the value is not a real number, or out of range.
+        If it is NaN, or out of range.
 
     Examples
     --------
     >>> number("lr", "a", above=0)
     Traceback (most recent call last):
-    gprior.InputError: lr must be a finite number above 0, got 'a'
+    gprior.InputTypeError: lr must be a finite number above 0, got 'a'
     """
-    given = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    rule = "a finite number" if finite else "a number"
+    limit = _range(least, most) if above is None else f" above {above:g}"
+    message = f"{name} must be {rule}{limit}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputTypeError(message)
+    given = float(value)
     low, high = -math.inf if least is None else least, math.inf if most is None else most
     fits = low <= given <= high and (above is None or given > above)  # False for NaN
     if not fits or (finite and math.isinf(given)):
-        rule = "a finite number" if finite else "a number"
-        limit = _range(least, most) if above is None else f" above {above:g}"
-        raise InputError(f"{name} must be {rule}{limit}, got {value!r}")
+        raise InputError(message)
     return given
 
 

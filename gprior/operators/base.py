@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,9 +9,9 @@ import torch
 from deepinv.physics import LinearPhysics, ZeroNoise
 from torch import Tensor
 
-from gprior.checks import InputError, InputTypeError
+from gprior.checks import InputError, InputTypeError, integer
 
-__all__ = ["Operator", "checked_img_size", "checked_int"]
+__all__ = ["Operator", "checked_img_size"]
 
 _PHYSICS_OPTIONS = ("implicit_backward_solver", "max_iter", "sensor_model", "solver", "tol")
 _SOLVER_SETTINGS = ("solver", "max_iter", "tol")
@@ -93,9 +92,9 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
         y : Tensor
             Measurements, shape (B, ...).
         **kwargs
-            ``solver`` ("CG", "lsqr", "BiCGStab" or "minres"), ``max_iter`` and ``tol``, by
-            default the operator's own and here for this call only, and ``verbose``. Others
-            are ignored, as everywhere in deepinv.
+            ``solver`` ("CG", "lsqr", "BiCGStab" or "minres"), ``max_iter``, ``tol`` and
+            ``verbose``, for this call only; by default the operator's settings hold. Other
+            options are ignored, as everywhere in deepinv.
 
         Returns
         -------
@@ -164,10 +163,11 @@ def _call_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copy(module: torch.nn.Module) -> Any:
-    """Return a copy with the same tensors, for deepinv, which keeps what a call is given.
+    """Return a copy with the same tensors, to be handed to deepinv.
 
-    Solver settings become the physics' own, and a noise level that of its noise model. So the
-    operator stays as it was, also for other threads that use it at the same time.
+    deepinv stores the options of a call in the physics: solver settings, and the noise level in
+    its noise model. With a copy the operator stays as it was, also for other threads that use it
+    at the same time.
     """
     copy = module._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
     copy._parameters = dict(module._parameters)
@@ -179,20 +179,9 @@ def _copy(module: torch.nn.Module) -> Any:
 def checked_img_size(img_size: Sequence[int]) -> tuple[int, int, int]:
     """Return ``img_size`` as (C, H, W), refused unless it is three positive integers."""
     try:
-        sizes = tuple(checked_int("img_size", size, 1) for size in img_size)
+        sizes = tuple(integer("img_size", size, least=1) for size in img_size)
     except (TypeError, ValueError):
         sizes = ()
     if len(sizes) != 3:
         raise InputError(f"img_size must be three positive integers (C, H, W), got {img_size!r}")
     return sizes
-
-
-def checked_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Return ``value`` as an int, refused unless it is an integer in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise InputTypeError(f"{name} must be an integer, got {value!r}")
-    number = int(value)
-    if (low is not None and number < low) or (high is not None and number > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"{name} must be {bounds}, got {number}")
-    return number

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError
-from gprior.operators.base import Operator, checked_img_size, checked_int
+from gprior.checks import InputError, integer
+from gprior.operators.base import Operator, checked_img_size
 from gprior.randomness import in_plain_mode
 
 __all__ = ["Downsampling"]
@@ -93,7 +93,7 @@ class Downsampling(Operator):
         **kwargs: Any,
     ) -> None:
         channels, height, width = checked_img_size(img_size)
-        factor = checked_int("factor", factor, 1, min(height, width))
+        factor = integer("factor", factor, 1, min(height, width))
         if padding not in _PADDINGS:
             raise InputError(f"padding must be one of {', '.join(_PADDINGS)}, got {padding!r}")
         if isinstance(filter, Tensor):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError
-from gprior.operators.base import Operator, checked_img_size, checked_int
+from gprior.checks import InputError, integer
+from gprior.operators.base import Operator, checked_img_size
 from gprior.randomness import generator
 
 __all__ = ["PartialCirculant"]
@@ -108,7 +108,7 @@ class PartialCirculant(Operator):
         **kwargs: Any,
     ) -> None:
         img_size = checked_img_size(img_size)
-        seed = checked_int("seed", seed)
+        seed = integer("seed", seed)
         if spectrum not in _SPECTRA:
             raise InputError(f"spectrum must be one of {', '.join(_SPECTRA)}, got {spectrum!r}")
         if scale not in (None, "isometry"):
@@ -224,7 +224,7 @@ class _Linear(torch.autograd.Function):
 
 def _count(m: int | float, n: int) -> int:
     if not isinstance(m, float):
-        return checked_int("m (a count, or as a float a share)", m, 1, n)
+        return integer("m (a count, or as a float a share)", m, 1, n)
     if not 0 < m <= 1:
         raise InputError(
             f"m must be a share in (0, 1] if it is a float, got {m}; "

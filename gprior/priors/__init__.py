@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from typing import Any
 
 from gprior.priors.adapt import AdaptedPrior
@@ -50,5 +50,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Return a name that moved from here to `gprior.checkpoints`."""
     if name in ("embedded", "load_prior", "save_prior"):
-        return getattr(importlib.import_module("gprior.checkpoints"), name)
+        return getattr(sys.modules["gprior"].checkpoints, name)  # the package finds its rooms
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

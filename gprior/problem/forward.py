@@ -1,9 +1,9 @@
-"""The door of `solve`: any kind of A and y, checked once and seen in one form.
+"""Any kind of operator A and of measurement y, checked once and brought to one form.
 
-A measurement is a list of leaves, each (B, ...): one tensor for most operators,
-several for stacked ones. An operator is seen as a function of images and of the
-numbers of the images that they belong to, so that an operator with one parameter per
-image keeps meeting its own images whatever the restarts, populations or batches.
+A measurement is a list of tensors (B, ...): one tensor for most operators, several for stacked
+ones. An operator becomes a function of images and of their numbers in the batch. So an operator
+with one parameter per image applies to each image the parameter of this image, whatever the
+restarts, populations or batches.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ class Forward:
     images : int
         Number of images in the batch of measurements.
     per_image : sequence of str, optional
-        Names of the operator's buffers that hold one entry per image, where this
-        cannot be found out by trying.
+        Names of the operator's buffers that hold one entry per image, where trying does not
+        show it.
 
     Raises
     ------
-    ValueError
+    InputError
         If A cannot act on such images.
-    TypeError
+    InputTypeError
         If A is none of the above.
     """
 
@@ -110,8 +110,8 @@ class Forward:
     def __call__(self, x: Tensor, rows: Tensor) -> Leaves:
         """Return the noiseless measurements of images x (R, C, H, W) of the given numbers (R,)."""
         if self.per_image:
-            own = {f"module.{name}": b[rows.to(b.device)] for name, b in self.per_image.items()}
-            return as_leaves(torch.func.functional_call(self._call, own, (x,)))  # type: ignore[arg-type]
+            buffers = {f"module.{k}": b[rows.to(b.device)] for k, b in self.per_image.items()}
+            return as_leaves(torch.func.functional_call(self._call, buffers, (x,)))  # type: ignore[arg-type]
         return as_leaves(self._call(x))
 
     @property
@@ -136,15 +136,15 @@ class Forward:
     def pseudo_inverse(self, y: Any) -> Tensor | None:
         """Return A^+ y as images (B, C, H, W), or None where A has no pseudo-inverse.
 
-        Of a matrix of any kind by LSQR: the least-squares solution of least norm.
+        For a matrix of any kind, LSQR computes the least-squares solution of least norm.
         """
         shape = (-1, *self.image_shape)
         if self.physics is not None:
             if not hasattr(self.physics, "A_dagger"):
                 return None
             # deepinv's A_dagger writes its settings into the operator: here into our copy of it.
-            found: Tensor = self._call.module.A_dagger(y)  # type: ignore[attr-defined]
-            return found.reshape(shape)
+            x: Tensor = self._call.module.A_dagger(y)  # type: ignore[attr-defined]
+            return x.reshape(shape)
         A = self.A
         if isinstance(A, (Tensor, np.ndarray)):
             A = as_leaves(A)[0].detach().cpu().double().numpy()
@@ -164,9 +164,9 @@ class Forward:
 
     @torch.no_grad()
     def _placed(self, A: Callable[[Tensor], Any], images: int) -> Callable[[Tensor], Any]:
-        """Return A as it runs on the prior's images, and so that nothing disturbs the user's A.
+        """Return a form of A that runs on the prior's images and leaves the user's A unchanged.
 
-        A module runs as a view of itself in eval mode. Where that fails, the view has copies of
+        A module runs as a view of itself in eval mode. Where that fails, the view gets copies of
         the module's tensors in the dtype and on the device of the prior.
         """
         function = _on_module(A)
@@ -177,7 +177,7 @@ class Forward:
             if all(leaf.device == x.device for leaf in as_leaves(function(x))):
                 return function
             reason = f"its measurements are not on {x.device}"
-        except Exception as error:  # of any kind: A is the user's
+        except Exception as error:  # A is the user's and may raise anything
             reason = str(error)
         try:
             moved = _OnModule(view_of(function.module, placed_as(self.like)), function.method)
@@ -232,7 +232,7 @@ class Forward:
 
     @torch.no_grad()
     def _separates(self, chosen: dict[str, Tensor], images: int) -> bool:
-        """Whether A of the batch is A of each image, taking these buffers row by row."""
+        """Return whether A of the batch equals A of each image with its rows of these buffers."""
         keys = [(0, "per-image", i) for i in range(min(images, 3))]
         rows = torch.arange(len(keys), device="cpu")
         x = normal(keys, self.image_shape, self.like).repeat(-(-images // len(keys)), 1, 1, 1)
@@ -246,7 +246,7 @@ class Forward:
                         return False
                     if not torch.allclose(a[i], b[0], rtol=1e-3, atol=1e-4):
                         return False
-        except Exception:  # what deepinv raises of kernels that do not fit, too
+        except Exception:  # deepinv raises errors of many kinds for kernels that do not fit
             if images > 1 and not chosen:
                 return self._fails_alone(x[:1])
             return False
@@ -266,7 +266,7 @@ class Forward:
 
 
 class _OnModule(nn.Module):
-    """A method of a module, as a module whose buffers can be replaced for one call."""
+    """A method of a module, wrapped so that its buffers can be replaced for one call."""
 
     def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ class _OnModule(nn.Module):
 
 
 def _on_module(A: Any) -> Callable[[Tensor], Any]:
-    """Return a module or a method of one as a function of a view of it, else A itself."""
+    """Return a module, or a method of a module, as a function of a view of it; else A."""
     if isinstance(A, nn.Module):
         noiseless = hasattr(A, "noise_model")
         method = (lambda module, x: module.A(x)) if noiseless else (lambda module, x: module(x))
