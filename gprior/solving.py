@@ -185,7 +185,7 @@ def _with_label(
 def _classified(label: Callable[[Tensor], Tensor], images: Tensor, prior: Prior) -> Tensor:
     """Return the probabilities (B, c_dim) that a user's classifier gives images."""
     with torch.no_grad():
-        c = torch.as_tensor(label(images)).to(prior.like)
+        c = torch.as_tensor(label(images), device="cpu").to(prior.like)
     proper = c.shape == (len(images), prior.c_dim) and bool((c >= 0).all())
     if not proper or not torch.allclose(c.sum(1), c.new_ones(()), atol=1e-3):
         raise InputError(

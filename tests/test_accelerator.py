@@ -19,6 +19,7 @@ from scipy.sparse.linalg import aslinearoperator
 from torch import nn
 
 import gprior
+from gprior.cli import main
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import BigGAN, Generator
 from gprior.solvers import SOLVERS
@@ -348,3 +349,16 @@ def test_scores(prior):
     expected = gprior.distances.perceptual_scores(x, x.flip(3))
     found = gprior.distances.perceptual_scores(there(x), there(x.flip(3)))
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+
+
+def test_the_command(tmp_path, monkeypatch, prior):
+    """``gprior reconstruct`` on the device: results and pictures are written from there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    np.save(tmp_path / "x.npy", gprior.load_prior("phantom-64").sample(1)[0, 0].clamp(0, 1))
+    options = ["--simulate", "--operator", "half-mask", "--set", "steps=1", "--set", "init=random"]
+    arguments = [str(tmp_path / "x.npy"), *options, "--device", "cuda", "-o", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", ["gprior", "reconstruct", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert np.load(tmp_path / "o" / "reconstruction.npy").shape[-2:] == (64, 64)

@@ -85,7 +85,7 @@ class Reader(PublishedTensors):
             return {**state, "bias": torch.cat(gain_and_bias)}
         weight_shape = (width, layer.weight.shape[1])
         weight = torch.cat([self.weight(f"{name}.{k}", weight_shape) for k in self.conditioned])
-        constant = torch.cat([torch.ones(width), torch.zeros(width)])  # the gain is 1 + W_g c
+        constant = weight.new_tensor([1.0, 0.0]).repeat_interleave(width)  # the gain is 1 + W_g c
         return {**state, "weight": weight, "bias": constant}
 
 

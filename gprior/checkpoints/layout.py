@@ -86,7 +86,7 @@ class Layout(PublishedTensors):
 
     def check_filters(self, names: Iterable[str], total: float) -> None:
         """Check that resampling filters are [1, 3, 3, 1] along both axes, with this sum."""
-        row = torch.tensor([0.125, 0.375, 0.375, 0.125])
+        row = torch.tensor([0.125, 0.375, 0.375, 0.125], dtype=torch.float32)
         for name in names:
             if not torch.allclose(self.read(name, 4, 4), total * torch.outer(row, row), atol=1e-4):
                 raise InputError(
@@ -109,7 +109,7 @@ class Layout(PublishedTensors):
         state = self._state(prior)
         file_mean = self.mean(prior.w_dim)
         self.close()
-        w_avg = torch.zeros(prior.w_dim) if file_mean is None else file_mean
+        w_avg = torch.zeros(prior.w_dim, dtype=torch.float32) if file_mean is None else file_mean
         state["mapping_network.w_avg"] = w_avg.expand(prior.w_avg.shape)
         prior.load_state_dict({k: v.clone() for k, v in state.items()}, assign=True)
         ready_(prior)

@@ -60,7 +60,7 @@ def from_tensorflow(network: Node, max_bytes: int) -> StyleGAN2:
     stored = {k: v for k, v in variables.items() if isinstance(v, StoredTensor)}
     tensors = tensors_of(stored, max_bytes)
     numbers = {k: v for k, v in variables.items() if isinstance(v, float) and math.isfinite(v)}
-    tensors |= {k: torch.tensor(v) for k, v in numbers.items()}
+    tensors |= {k: torch.tensor(v, dtype=torch.float32) for k, v in numbers.items()}
     if any("StyleMod" in name for name in tensors):
         raise InputError(f"it is StyleGAN 1, which is not StyleGAN2: {REMEDY}")
     if "mapping/LabelConcat/weight" in tensors:

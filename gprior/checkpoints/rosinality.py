@@ -114,7 +114,8 @@ class Rosinality(Layout):
         """
         strength = self.read(f"{path}.noise.weight", 1)
         if self.draws_noise:
-            return strength, torch.randn(side, side, generator=generator("noise", number))
+            draw = generator("noise", number)
+            return strength, torch.randn(side, side, generator=draw, dtype=torch.float32)
         return strength, self.read(f"noises.noise_{number}", 1, 1, side, side)
 
     def mean(self, w_dim: int) -> Tensor | None:

@@ -147,7 +147,7 @@ class Generator(Prior):
         """Return latents z (len(keys), z_dim), one per key."""
         if self.own_draw is None:
             return normal(keys, (self.z_dim,), self.like)
-        drawn = [torch.as_tensor(self.own_draw(generator(*key))) for key in keys]
+        drawn = [torch.as_tensor(self.own_draw(generator(*k)), device="cpu") for k in keys]
         if drawn[0].shape != self.latent_shape:
             raise InputError(
                 f"draw must return one latent of shape {self.latent_shape}, got "
