@@ -492,3 +492,20 @@ def test_a_view_shares_tensors_and_nothing_else():
     assert placed["lstm"](x.double())[0].dtype == DOUBLE == placed.kind
     assert placed["norm"].num_batches_tracked.dtype == torch.int64
     assert net["lstm"].weight_ih_l0.dtype == torch.float32
+
+
+def test_new_networks_have_the_same_numbers_under_any_default_dtype():
+    from gprior.priors import StyleGAN2
+
+    def weights(dtype):
+        torch.manual_seed(0)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            net = StyleGAN2(16, 1, z_dim=8, w_dim=8, channel_base=128, channel_max=8)
+        finally:
+            torch.set_default_dtype(before)
+        return {k: v.float() for k, v in net.state_dict().items()}
+
+    single, double = weights(torch.float32), weights(torch.float64)
+    assert all(torch.equal(v, double[k]) for k, v in single.items())

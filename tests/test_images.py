@@ -279,7 +279,9 @@ def test_default_intensity(tmp_path: Path) -> None:
     sparse = np.zeros((100, 100))
     sparse[3, 4] = 7
     assert of(sparse) == (0, 7)
-    with pytest.raises(ValueError, match=r"intensity must be given.*constant.*--intensity LO,HI"):
+    with pytest.raises(
+        ValueError, match=r"intensity must be given.*constant.*give two different numbers LO, HI"
+    ):
         of(np.full((4, 4), 5.0))
 
 

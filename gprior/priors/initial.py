@@ -26,5 +26,7 @@ def random_weights(*shape: int, divisor: float = 1.0) -> Tensor:
     Tensor
         Weights of this shape, on the default device and of the default dtype.
     """
-    weights = torch.empty(shape)
-    return weights if weights.is_meta else weights.normal_().div_(divisor)
+    weights = torch.empty(shape, dtype=torch.float32)  # the same numbers under any default dtype
+    if not weights.is_meta:
+        weights = weights.normal_().div_(divisor)
+    return weights.to(torch.get_default_dtype())

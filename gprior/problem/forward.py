@@ -184,8 +184,8 @@ class Forward:
             moved(x)
         except Exception as error:
             places = {_place(t) for t in tensors_of(function.module) if _differs(t, self.like)}
-            if not places:
-                return function  # A's own error comes where the batch is tried
+            if not places or str(error) == reason:
+                return function  # the place is not to blame: trying the batch shows A's error
             raise InputError(
                 f"A is of {' and '.join(sorted(places))}, the prior of {_place(self.like)}, and A "
                 f"does not run on the prior's images: {reason}; build A in the dtype and on the "
