@@ -65,7 +65,7 @@ def from_huggingface(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     reader.fill(prior.first, "generator.gen_z")
     # The published layer orders its outputs as (row, column, channel), the prior's as
     # (channel, row, column).
-    order = torch.arange(16 * width).view(16, width).t().flatten()
+    order = torch.arange(16 * width, device="cpu").view(16, width).t().flatten()
     prior.first.weight.data = prior.first.weight.data[order]
     prior.first.bias.data = prior.first.bias.data[order]
     for i, block in enumerate(_blocks(prior)):
