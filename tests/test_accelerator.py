@@ -165,6 +165,7 @@ def measured(A, x):
 
 @pytest.mark.parametrize("left", [False, True], ids=["moved", "left on the CPU"])
 @pytest.mark.parametrize("kind", [*OWN, *DEEPINV])
+@pytest.mark.usefixtures("deepinv_fft")
 def test_physics(kind, left, prior):
     """An operator that was left on the CPU is moved for the call; what it measured is too."""
     A = double({**OWN, **DEEPINV}[kind]())

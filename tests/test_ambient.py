@@ -288,6 +288,7 @@ KERNELS = {
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 @pytest.mark.parametrize("kind", KERNELS)
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("deepinv_fft")
 def test_one_kernel_per_image(kind, dtype, tiny_prior):
     """Each image meets its kernel, also where the physics is of another dtype than the prior."""
     prior = tiny_prior(dtype=dtype)
