@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from gprior.checks import InputError, integer
 from gprior.priors import Prior
-from gprior.problem.forward import Forward, Leaves, as_leaves
+from gprior.problem.forward import Forward, Leaves, as_leaves, observed
 from gprior.problem.problem import Problem, entries
 from gprior.problem.stopping import AllSteps, Discrepancy, HoldOut, Rule, hold_out, informative
+from gprior.randomness import uniform
 
 __all__ = ["BACKGROUND", "build_problem", "pseudo_inverse"]
 
 STOPS = ("auto", "discrepancy", "holdout", "fixed")
+UNITS = 100  # ratio from which on y is said to be in other units than A of images in [0, 1]
 BACKGROUND = 0.3  # weight of the pixels outside a foreground (Huh et al. 2020, section 3.3)
 
 
@@ -57,6 +60,8 @@ def build_problem(
     image = torch.arange(B, device=prior.like.device)
     _check_measurements(leaves, forward, image)
     masks = informative(forward, leaves, image)
+    leaves, masks, masked = _without_missing(leaves, masks, observed(y))
+    _warn_of_other_units(leaves, masks, forward, image)
     rules, sigma = _rules(stop, noise_std, forward, masks, B)
     wanted = torch.tensor([rule == HoldOut() for rule in rules], device=image.device)
     fit, held = hold_out(masks, seeds, prior.image_shape[0] == 2, wanted)
@@ -72,6 +77,7 @@ def build_problem(
         keys=[(s, r) for s in seeds for r in range(restarts)],
         rules=[rules[i] for i in rows.tolist()],
         noise_std=sigma[rows],
+        masked=masked,
     )
     if foreground is None:
         return problem
@@ -106,12 +112,6 @@ def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
         leaves.append(leaf.to(device=like.device, dtype=kind))
         if leaf.ndim < 2:
             raise InputError(f"y must have a batch dimension, (B, ...), got {tuple(leaf.shape)}")
-        if not bool(leaf.isfinite().all()):
-            bad = int((~leaf.isfinite()).sum())
-            raise InputError(
-                f"y must be finite, but {bad} of {leaf.numel()} entries are NaN or infinite; "
-                "remove them with a mask operator"
-            )
     sizes = {len(leaf) for leaf in leaves}
     if len(sizes) != 1 or 0 in sizes:
         raise InputError(f"y must have one batch size of at least 1, got {sorted(sizes)}")
@@ -147,6 +147,53 @@ def _check_measurements(y: Leaves, forward: Forward, image: Tensor) -> None:
         )
     if not all(leaf.requires_grad for leaf in measured):
         raise InputError("A must be differentiable: no gradient passes from A(x) to x")
+
+
+def _without_missing(
+    y: Leaves, masks: Leaves, observed_entries: list[Tensor | None]
+) -> tuple[Leaves, Leaves, bool]:
+    """Return y with 0 where nothing was measured, the entries to fit, and if some are masked.
+
+    Entries on which A does not depend may hold anything. Masked entries of a masked array are not
+    fitted. All other entries must be finite.
+    """
+    leaves, informative_masks, masked = [], [], False
+    for leaf, mask, given in zip(y, masks, observed_entries, strict=True):
+        if given is not None:
+            given = given.to(mask.device)
+            masked = masked or bool((mask[~given] > 0).any())
+            mask = mask * given
+        bad = int((~leaf.isfinite() & (mask > 0)).sum())
+        if bad:
+            raise InputError(
+                f"y must be finite, but {bad} of {leaf.numel()} entries are NaN or infinite and "
+                "depend on the image; remove them with a mask operator, or pass a masked array "
+                "(numpy.ma)"
+            )
+        leaves.append(torch.where(mask > 0, leaf, 0))
+        informative_masks.append(mask)
+    return leaves, informative_masks, masked
+
+
+def _warn_of_other_units(y: Leaves, masks: Leaves, forward: Forward, image: Tensor) -> None:
+    """Warn if y and the measurements of images in [0, 1] differ by orders of magnitude."""
+    x = uniform(("units",), forward.image_shape).to(forward.like)
+    with torch.no_grad():
+        measured = forward(x.expand(len(image), -1, -1, -1), image)
+    sizes = [
+        float(sum((leaf.abs().square() * m).sum() for leaf, m in zip(leaves, masks, strict=True)))
+        for leaves in (y, measured)
+    ]
+    n = float(sum(m.sum() for m in masks))
+    given, usual = ((size / max(n, 1)) ** 0.5 for size in sizes)
+    if given > 0 and usual > 0 and not 1 / UNITS < given / usual < UNITS:
+        warnings.warn(
+            f"y and the measurements of images in [0, 1] differ in size: their root mean squares "
+            f"are {given:.2g} and {usual:.2g}. If y is in other units, multiply y (and noise_std) "
+            f"by about {usual / given:.2g}",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _rules(

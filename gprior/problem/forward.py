@@ -45,6 +45,7 @@ def as_leaves(y: Any) -> Leaves:
     if isinstance(y, Tensor):
         return [y]
     if isinstance(y, np.ndarray):
+        y = np.ma.getdata(y)
         # A native copy: arrays may be read-only, reversed, of 16-bit integers or big-endian.
         return [torch.from_numpy(np.array(y, dtype=np.result_type(y, np.float32)))]
     if isinstance(getattr(y, "x", None), (list, tuple)) or isinstance(y, (list, tuple)):
@@ -52,6 +53,18 @@ def as_leaves(y: Any) -> Leaves:
     raise InputTypeError(
         f"y must be a tensor, an array or a deepinv TensorList, got {type(y).__name__}"
     )
+
+
+def observed(y: Any) -> list[Tensor | None]:
+    """Return which entries of each tensor of y are given, (B, ...) bool, or None for all.
+
+    Those of a NumPy masked array that are not masked. The order is that of `as_leaves`.
+    """
+    if isinstance(y, np.ma.MaskedArray):
+        return [torch.from_numpy(~np.ma.getmaskarray(y))]
+    if isinstance(y, (Tensor, np.ndarray)):
+        return [None]
+    return [given for part in getattr(y, "x", y) for given in observed(part)]
 
 
 class Forward:
@@ -93,10 +106,14 @@ class Forward:
         self.physics = A if isinstance(A, nn.Module) and hasattr(A, "noise_model") else None
         self._call: Callable[[Tensor], Any]
         if isinstance(A, LinearOperator) or sparse.issparse(A):
-            self._call = _through_numpy(aslinearoperator(A), image_shape)
+            self._call = _through_numpy(_checked_operator(aslinearoperator(A), image_shape))
         elif isinstance(A, (Tensor, np.ndarray)):
             matrix = detached(_checked_matrix(as_leaves(A)[0], image_shape)).to(like)
-            self._call = lambda x: x.flatten(1) @ matrix.t()
+            if matrix.layout != torch.strided:
+                sparse_matrix = _sparse(matrix)
+                self._call = lambda x: torch.sparse.mm(sparse_matrix, x.flatten(1).t()).t()
+            else:
+                self._call = lambda x: x.flatten(1) @ matrix.t()
         elif callable(A):
             self._check_size()
             self._call = self._placed(A, images)
@@ -147,8 +164,10 @@ class Forward:
             return x.reshape(shape)
         A = self.A
         if isinstance(A, (Tensor, np.ndarray)):
-            A = as_leaves(A)[0].detach().cpu().double().numpy()
-        elif not (isinstance(A, LinearOperator) or sparse.issparse(A)):
+            A = _as_scipy(as_leaves(A)[0])
+        elif isinstance(A, LinearOperator) or sparse.issparse(A):
+            A = _in_double(aslinearoperator(A))
+        else:
             return None
         rows = as_leaves(y)[0].double().cpu().flatten(1).numpy()
         solved = [lsqr(A, row, atol=SMALL, btol=SMALL)[0] for row in rows]
@@ -307,10 +326,45 @@ def _checked_matrix(matrix: Tensor, image_shape: tuple[int, int, int]) -> Tensor
     return matrix
 
 
-def _through_numpy(
+def _sparse(matrix: Tensor) -> Tensor:
+    """Return a sparse matrix of any layout in the coordinate layout."""
+    coordinates: Tensor = matrix.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
+    return coordinates
+
+
+def _as_scipy(matrix: Tensor) -> Any:
+    """Return a dense or sparse matrix in float64, as NumPy or SciPy has it."""
+    matrix = matrix.detach().cpu().double()
+    if matrix.layout == torch.strided:
+        return matrix.numpy()
+    matrix = _sparse(matrix)
+    entries = (matrix.values().numpy(), matrix.indices().numpy())
+    return sparse.coo_matrix(entries, shape=tuple(matrix.shape)).tocsr()
+
+
+def _in_double(operator: LinearOperator) -> LinearOperator:
+    """Return an operator on float64 vectors that gives the operator vectors of its own dtype."""
+    dtype = operator.dtype
+    if dtype is None or not np.issubdtype(dtype, np.inexact):
+        return operator  # integers and booleans meet float64
+
+    def converted(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda v: np.asarray(product(np.asarray(v, dtype=dtype)), dtype=np.float64)
+
+    return LinearOperator(
+        operator.shape,
+        matvec=converted(operator.matvec),
+        rmatvec=converted(operator.rmatvec),
+        matmat=converted(operator.matmat),
+        rmatmat=converted(operator.rmatmat),
+        dtype=np.float64,
+    )
+
+
+def _checked_operator(
     operator: LinearOperator, image_shape: tuple[int, int, int]
-) -> Callable[[Tensor], Tensor]:
-    """Return a SciPy operator on ``x.flatten(1)`` as a differentiable function."""
+) -> LinearOperator:
+    """Return a SciPy operator on float64 vectors, refused unless it fits and has a transpose."""
     n = int(np.prod(image_shape))
     if operator.shape[1] != n:
         raise InputError(
@@ -318,10 +372,16 @@ def _through_numpy(
         )
     if np.issubdtype(operator.dtype, np.complexfloating):
         raise InputError(f"a SciPy operator A must be real{STACK}")
+    operator = _in_double(operator)
     try:
         operator.rmatvec(np.zeros(operator.shape[0]))
     except (NotImplementedError, TypeError) as error:
         raise InputError("a SciPy LinearOperator A needs rmatvec, its transpose") from error
+    return operator
+
+
+def _through_numpy(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
+    """Return a SciPy operator on ``x.flatten(1)`` as a differentiable function."""
 
     class Product(torch.autograd.Function):
         @staticmethod

@@ -79,6 +79,8 @@ class Problem:
     weight : Tensor or None
         Weights of the pixels of y in the perceptual distance (R, 1, H, W); None weighs all alike.
         In the mean square, ``fit`` has the weights.
+    masked : bool
+        Whether y lacks entries on which A depends: those of a masked array.
     """
 
     prior: Prior
@@ -95,6 +97,7 @@ class Problem:
     perceptual: PerceptualTerm | None = None
     maps: list[Tensor] | None = None
     weight: Tensor | None = None
+    masked: bool = False
 
     def __len__(self) -> int:
         return len(self.image)
@@ -117,9 +120,10 @@ class Problem:
     def prepared(self) -> Problem:
         """Return the rows with the feature maps of y, where these will not change.
 
-        They change where entries are held out: the features see those as they are predicted.
+        They change where entries are held out or masked: the features see those as they are
+        predicted.
         """
-        if self.perceptual is None or bool((entries(self.held) > 0).any()):
+        if self.perceptual is None or self.masked or bool((entries(self.held) > 0).any()):
             return self
         return replace(self, maps=self.perceptual.distance.maps(self.y[0]))
 
@@ -197,8 +201,8 @@ class Problem:
         return self.perceptual.between(maps(predicted), y_maps, self.weight)
 
     def seen(self, predicted: Tensor) -> Tensor:
-        """Return y (R, ...) with the prediction in place of the held-out entries."""
-        return torch.where(self.held[0] > 0, predicted.detach(), self.y[0])
+        """Return y (R, ...) with the prediction in place of the entries that are not fitted."""
+        return torch.where(self.fit[0] > 0, self.y[0], predicted.detach())
 
 
 def entries(masks: Leaves) -> Tensor:
