@@ -56,9 +56,9 @@ VARIANTS: dict[str, Variant] = {
     "cma+adam": ("cma+adam", {}),
     BASELINE: ("basincma", {"outer": "random"}),
     "basincma": ("basincma", {}),
-    "basincma, sampled": ("basincma", {"told": "sampled"}),
+    "basincma, sampled": ("basincma", {"learn_from": "sampled"}),
     "basincma, redrawn": ("basincma", {"elites": False}),
-    "basincma, sampled, redrawn": ("basincma", {"told": "sampled", "elites": False}),
+    "basincma, sampled, redrawn": ("basincma", {"learn_from": "sampled", "elites": False}),
     "cma+adam, 4 polished": ("cma+adam", {"polish": 4}),
     "basincma, 4 polished": ("basincma", {"polish": 4}),
 }

@@ -35,7 +35,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.priors import ModulatedConv, StyleGAN2, fold_, ready_
-from gprior.priors.stylegan2 import StyledConv
+from gprior.priors.stylegan2_blocks import StyledConv
 
 TOLERANCE = 1e-4
 REQUIRED = 2.5  # times faster at 256 pixels, batch 1, one thread

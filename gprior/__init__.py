@@ -1,9 +1,9 @@
 """gprior: imaging inverse problems solved with generative models as priors.
 
-    minimise over latents u:   data term(A G(u), y)  +  what the method believes about u
+    minimise over latents u:   data term(A G(u), y)  +  regularisation of u
 
-Every public name is imported on first use, so that ``import gprior`` costs
-next to nothing and never pulls in deepinv or torchvision.
+Every public name is imported on first use, so that ``import gprior`` is fast and does not import
+torch, deepinv or torchvision.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and checks of the numbers that a user gives."""
+"""Errors that a user can correct, and checks of the numbers that a user gives."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["InputError", "InputTypeError", "integer", "number"]
 
 
 class InputError(ValueError):
-    """An argument, a file or a combination of them that the user can mend.
+    """A mistake in an argument or a file, or in a combination of them, that the user can correct.
 
     The message names the argument, the rule, the value and the remedy. Any other `ValueError`
-    that leaves the package is a bug.
+    that the package raises is a bug.
     """
 
 
@@ -25,23 +25,30 @@ InputError.__module__ = InputTypeError.__module__ = "gprior"  # where users find
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """Return an integer that a user gave, as Python's ``int``.
+    """Check an integer that a user gave.
 
-    NumPy's integers are integers; booleans and floats are not.
+    Integers of NumPy are accepted. Booleans and floats are not.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     value : object
-        What was given.
+        Value of the argument.
     least, most : int, optional
         Smallest and largest allowed value.
 
+    Returns
+    -------
+    int
+        The value as Python's ``int``.
+
     Raises
     ------
+    InputTypeError
+        If the value is not an integer.
     InputError
-        If it is not an integer, or out of range.
+        If it is out of range.
 
     Examples
     --------
@@ -49,12 +56,14 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
     3
     >>> integer("steps", True, least=1)
     Traceback (most recent call last):
-    gprior.InputError: steps must be an integer of at least 1, got True
+    gprior.InputTypeError: steps must be an integer of at least 1, got True
     """
     low, high = -math.inf if least is None else least, math.inf if most is None else most
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not low <= int(value) <= high:
-        raise InputError(f"{name} must be an integer{_range(least, most)}, got {value!r}")
+    message = f"{name} must be an integer{_range(least, most)}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputTypeError(message)
+    if not low <= int(value) <= high:
+        raise InputError(message)
     return int(value)
 
 
@@ -66,44 +75,56 @@ def number(
     above: float | None = None,
     finite: bool = True,
 ) -> float:
-    """Return a real number that a user gave, as Python's ``float``.
+    """Check a real number that a user gave.
+
+    Integers and the numbers of NumPy are accepted. Booleans and NaN are not.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     value : object
-        What was given; NumPy's numbers and integers count, booleans do not.
+        Value of the argument.
     least, most : float, optional
         Smallest and largest allowed value.
     above : float, optional
-        A value that it must be larger than.
+        The value must be larger than this.
     finite : bool
-        Whether infinity is refused; NaN always is.
+        Whether infinity is refused.
+
+    Returns
+    -------
+    float
+        The value as Python's ``float``.
 
     Raises
     ------
+    InputTypeError
+        If the value is not a real number.
     InputError
-        If it is not a real number, or out of range.
+        If it is NaN, or out of range.
 
     Examples
     --------
     >>> number("lr", "a", above=0)
     Traceback (most recent call last):
-    gprior.InputError: lr must be a finite number above 0, got 'a'
+    gprior.InputTypeError: lr must be a finite number above 0, got 'a'
     """
-    given = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    rule = "a finite number" if finite else "a number"
+    limit = _range(least, most) if above is None else f" above {above:g}"
+    message = f"{name} must be {rule}{limit}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputTypeError(message)
+    given = float(value)
     low, high = -math.inf if least is None else least, math.inf if most is None else most
-    fits = low <= given <= high and (above is None or given > above)  # NaN does not
+    fits = low <= given <= high and (above is None or given > above)  # False for NaN
     if not fits or (finite and math.isinf(given)):
-        rule = "a finite number" if finite else "a number"
-        limit = _range(least, most) if above is None else f" above {above:g}"
-        raise InputError(f"{name} must be {rule}{limit}, got {value!r}")
+        raise InputError(message)
     return given
 
 
 def _range(least: float | None, most: float | None) -> str:
-    """Return the words for a range."""
+    """Return a range in words, for a message."""
     if least is None and most is None:
         return ""
     if most is None:

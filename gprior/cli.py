@@ -1,66 +1,24 @@
-"""The command line: options and help. Each command's body is in a module of its own.
+"""The command line: options and help. Each command is implemented in a module of its own.
 
 Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from gprior import __version__
+from gprior.commands.reporting import Commands
 
 __all__ = ["main"]
 
-
-class Commands(TyperGroup):
-    """The commands, with errors of the user's told in one message and exit code 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; an error that is no user's is a bug and keeps its traceback."""
-        try:
-            with _plain_warnings():
-                return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            _fail(str(error) or "interrupted")
-        except (ValueError, TypeError, OSError) as error:
-            _fail(str(error) or type(error).__name__)
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-                raise
-            _fail("out of memory; lower --set max_batch=N or --restarts, or use --device cpu")
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"gprior: {message}", err=True)
-    raise typer.Exit(2)
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Show warnings as a line for the user, not as a line of source code."""
-
-    def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
-        print(f"gprior: warning: {message}", file=sys.stderr)
-
-    shown, warnings.showwarning = warnings.showwarning, show
-    try:
-        yield
-    finally:
-        warnings.showwarning = shown
-
-
 main = typer.Typer(
     cls=Commands,
-    help="Imaging inverse problems solved with generative models as priors.\n\n"
+    help="Solve imaging inverse problems with generative models as priors.\n\n"
     "\b\nExample:\n  gprior demo\n  gprior COMMAND --help",
     add_completion=False,
     no_args_is_help=True,
@@ -70,7 +28,7 @@ main = typer.Typer(
 
 
 class Device(str, Enum):
-    """Where to compute."""
+    """The device to compute on."""
 
     auto = "auto"
     cpu = "cpu"
@@ -78,7 +36,7 @@ class Device(str, Enum):
 
 
 class Fit(str, Enum):
-    """How an image of another size comes onto the prior's grid."""
+    """How an image is fitted to the prior's size."""
 
     pad = "pad"
     crop = "crop"
@@ -86,7 +44,11 @@ class Fit(str, Enum):
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
-Where = Annotated[Device, typer.Option(help="Where to compute.")]
+OnDevice = Annotated[Device, typer.Option(help="Device to compute on.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
+PriorName = Annotated[
+    str, typer.Argument(metavar="FILE|NAME", help="Checkpoint file, or name of an embedded prior.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -106,9 +68,10 @@ def _gprior(
 
 @main.command()
 def demo(out: Out = Path("gprior-demo")) -> None:
-    """Reconstruct phantoms and real MR and CT slices; takes about two minutes.
+    """Reconstruct example images, in about two minutes.
 
-    Prints a table and writes report.html, figure.png and metrics.json.
+    The images are phantoms and real MR and CT slices. Prints a table of scores and
+    writes report.html, figure.png and metrics.json.
 
     \b
     Example:
@@ -121,7 +84,9 @@ def demo(out: Out = Path("gprior-demo")) -> None:
 
 @main.command()
 def reconstruct(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Measurements, or an image.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Measurements, or with --simulate an image.")
+    ],
     out: Out,
     operator: Annotated[
         str,
@@ -129,39 +94,46 @@ def reconstruct(
             "--operator",
             "-A",
             metavar="SPEC",
-            help="half-mask, mask:FILE, downsample:4, circulant:0.1 or matrix:FILE.",
+            help="Operator: half-mask, mask:FILE, downsample:4, circulant:0.1 or matrix:FILE.",
         ),
     ],
-    solver: Annotated[str, typer.Option(metavar="NAME", help="Method.")] = "lbrgm",
-    prior: Annotated[str, typer.Option(metavar="NAME|FILE", help="Generator.")] = "phantom-64",
+    solver: Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")] = "lbrgm",
+    prior: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Generative model.")
+    ] = "phantom-64",
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="INPUT is an image: measure it first.")
+        bool, typer.Option("--simulate", help="Measure the image INPUT, then reconstruct it.")
     ] = False,
     noise: Annotated[
         float | None, typer.Option(metavar="STD", help="Standard deviation of the noise.")
     ] = None,
-    fit: Annotated[Fit, typer.Option(help="An image to the prior's size.")] = Fit.pad,
+    fit: Annotated[Fit, typer.Option(help="Fit an image to the prior's size.")] = Fit.pad,
     intensity: Annotated[
         str | None, typer.Option(metavar="LO,HI", help="Pixel values that become 0 and 1.")
     ] = None,
     slice_: Annotated[
-        int | None, typer.Option("--slice", metavar="N", help="Slice of a volume [middle].")
+        int | None,
+        typer.Option("--slice", metavar="N", help="Slice of a volume; by default the middle one."),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Constant of the method; repeat."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Set a constant of the method; repeatable."
+        ),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="N", help="Generator passes per image.")
+        float | None, typer.Option(metavar="N", help="Limit of generator passes per image.")
     ] = None,
     label: Annotated[
-        int | None, typer.Option(metavar="N", help="Class of the image [found].")
+        int | None, typer.Option(metavar="N", help="Class of the image; by default the best one.")
     ] = None,
-    restarts: Annotated[int, typer.Option(metavar="N", help="Runs; the best is kept.")] = 1,
-    device: Where = Device.auto,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of every random draw.")] = 0,
+    restarts: Annotated[
+        int, typer.Option(metavar="N", help="Number of runs; the best is kept.")
+    ] = 1,
+    device: OnDevice = Device.auto,
+    seed: Seed = 0,
 ) -> None:
-    """Reconstruct from measurements, or from an image measured by simulation.
+    """Reconstruct images from measurements, real or simulated.
 
     \b
     Example:
@@ -190,8 +162,8 @@ def reconstruct(
 
 
 @main.command()
-def info(prior: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A prior.")]) -> None:
-    """Show what a prior is: architecture, size, classes, origin.
+def info(prior: PriorName) -> None:
+    """Describe a prior: architecture, image size, classes, origin.
 
     \b
     Example:
@@ -204,13 +176,13 @@ def info(prior: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A prior
 
 @main.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint of others.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new file, .safetensors.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Checkpoint to convert.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New file, ending in .safetensors.")],
 ) -> None:
-    """Write a checkpoint that others trained in the native format.
+    """Convert a published checkpoint to the format of gprior.
 
-    Its origin, SHA-256 and what is known of its licence go with it. The file
-    is read as data: code in it is never run.
+    The new file records the origin, the SHA-256 and, where it is known, the licence
+    of the source. The source is read as data: code inside it never runs.
 
     \b
     Example:
@@ -223,19 +195,20 @@ def convert(
 
 @main.command()
 def sample(
-    prior: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A prior.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="The picture.")],
+    prior: PriorName,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="PNG file to write.")],
     n: Annotated[int, typer.Option("-n", metavar="N", help="Number of images.")] = 16,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of every random draw.")] = 0,
+    seed: Seed = 0,
     label: Annotated[
-        int | None, typer.Option(metavar="N", help="Class of the images [drawn].")
+        int | None, typer.Option(metavar="N", help="Class of the images; by default random.")
     ] = None,
     truncation: Annotated[
-        float | None, typer.Option(metavar="X", help="Psi, or BigGAN's truncation.")
+        float | None,
+        typer.Option(metavar="X", help="Truncation: psi of StyleGAN2, or that of BigGAN."),
     ] = None,
-    device: Where = Device.auto,
+    device: OnDevice = Device.auto,
 ) -> None:
-    """Draw what a prior generates, as a grid.
+    """Write a grid of images that a prior generates.
 
     \b
     Example:
@@ -250,25 +223,35 @@ def sample(
 @main.command()
 def train(
     out: Out,
-    data: Annotated[str, typer.Argument(help="'phantoms', or a folder of images.")] = "phantoms",
-    resolution: Annotated[int, typer.Option(metavar="N", help="Side in pixels.")] = 64,
-    channels: Annotated[int, typer.Option(metavar="N", help="1 gray, 3 colour.")] = 1,
-    count: Annotated[int, typer.Option(metavar="N", help="Phantoms drawn.")] = 30000,
-    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.")] = 12500,
-    batch: Annotated[int, typer.Option(metavar="N", help="Images per step.")] = 16,
-    lr: Annotated[float, typer.Option(metavar="X", help="Adam's rate.")] = 0.002,
-    gamma: Annotated[float, typer.Option(metavar="X", help="Weight of R1.")] = 0.5,
-    z_dim: Annotated[int, typer.Option(metavar="N", help="Size of z.")] = 64,
-    w_dim: Annotated[int, typer.Option(metavar="N", help="Size of w.")] = 128,
-    channel_base: Annotated[int, typer.Option(metavar="N", help="Maps times size.")] = 2048,
-    channel_max: Annotated[int, typer.Option(metavar="N", help="Most maps.")] = 128,
-    mapping_layers: Annotated[int, typer.Option(metavar="N", help="Layers of M.")] = 4,
-    every: Annotated[int, typer.Option(metavar="N", help="Steps per checkpoint.")] = 500,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of every draw.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR.")] = False,
-    device: Where = Device.auto,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Folder of images, or 'phantoms'.")
+    ] = "phantoms",
+    resolution: Annotated[int, typer.Option(metavar="N", help="Image side in pixels.")] = 64,
+    channels: Annotated[
+        int, typer.Option(metavar="N", help="1 for gray, 3 for colour images.")
+    ] = 1,
+    count: Annotated[int, typer.Option(metavar="N", help="Number of phantoms to draw.")] = 30000,
+    steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 12500,
+    batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 16,
+    lr: Annotated[float, typer.Option(metavar="X", help="Learning rate of Adam.")] = 0.002,
+    gamma: Annotated[float, typer.Option(metavar="X", help="Weight of the R1 penalty.")] = 0.5,
+    z_dim: Annotated[int, typer.Option(metavar="N", help="Dimension of the latent z.")] = 64,
+    w_dim: Annotated[int, typer.Option(metavar="N", help="Dimension of the style w.")] = 128,
+    channel_base: Annotated[
+        int, typer.Option(metavar="N", help="Feature maps times resolution.")
+    ] = 2048,
+    channel_max: Annotated[
+        int, typer.Option(metavar="N", help="Maximum number of feature maps.")
+    ] = 128,
+    mapping_layers: Annotated[
+        int, typer.Option(metavar="N", help="Layers of the mapping network.")
+    ] = 4,
+    every: Annotated[int, typer.Option(metavar="N", help="Steps between checkpoints.")] = 500,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR.")] = False,
+    device: OnDevice = Device.auto,
 ) -> None:
-    """Train a StyleGAN2 prior; Ctrl-C saves a checkpoint.
+    """Train a StyleGAN2 prior. Ctrl-C saves a checkpoint and stops.
 
     \b
     Example:

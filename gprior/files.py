@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old file or the new one, never a part of one."""
+"""Write files so that a reader finds the old file or the whole new one, never a part."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ __all__ = ["atomic_write", "restate", "write_bytes", "write_json", "write_text"]
 
 
 def restate(error: OSError, message: str) -> OSError:
-    """Return the same kind of operating-system error with a message for the user.
+    """Return an error of the operating system with another message.
 
     Parameters
     ----------
     error : OSError
-        What the operating system or a library reported.
+        The error that the operating system or a library reported.
     message : str
-        The whole text of the new error.
+        The text of the new error.
 
     Returns
     -------
     OSError
-        ``FileNotFoundError``, ``PermissionError``, ... as `error.errno` says, with `errno` kept.
+        An error with the same ``errno``, of the subclass that belongs to that number, such as
+        ``FileNotFoundError`` or ``PermissionError``.
 
     Examples
     --------
@@ -41,30 +42,32 @@ def restate(error: OSError, message: str) -> OSError:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], what: str = "the file") -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Write a whole file, or nothing.
 
-    The block writes to a temporary path in the folder of `path`. When the block ends, that
-    file is flushed to the disk and renamed to `path` in one step; when the block fails, in
-    whatever way, it is removed and a file that was at `path` stays as it was. A process killed
-    inside the block can leave a hidden temporary file behind, never a partial `path`.
+    The block writes to a temporary file in the folder of `path`. When the block ends, the
+    temporary file is flushed to the disk and renamed to `path` in one step. When the block
+    fails, the temporary file is removed, and a file that was at `path` stays as it was. A
+    process that is killed inside the block can leave a hidden temporary file behind, but never
+    a partial `path`.
 
     Parameters
     ----------
     path : path-like
-        Where the file shall be. Its folder must exist. A symbolic link is followed.
+        The file. Its folder must exist. A symbolic link is followed.
     what : str
-        What is being written, for the error message.
+        Description of the file for the error message.
 
     Yields
     ------
     pathlib.Path
-        An empty file, with the suffixes of `path` because libraries choose formats by them.
+        An empty temporary file. It has the suffixes of `path`, because some libraries choose
+        the format by them.
 
     Raises
     ------
     OSError
-        When the disk is full, the folder is missing or not writable, or `path` is a folder or
-        a device; of the subclass that the operating system's error number has.
+        If the disk is full, if the folder is missing or not writable, or if `path` is a folder
+        or a device. The subclass is that of the operating system's error number.
 
     Examples
     --------
@@ -77,11 +80,11 @@ def atomic_write(path: str | os.PathLike[str], what: str = "the file") -> Iterat
     """
     # A rename would replace a link, not the file that it points to.
     target = Path(os.path.realpath(path))
-    remedy = "free disk space, make the folder writable, or choose another place (--out)"
+    remedy = "free disk space, make the folder writable, or choose another place"
     if target.exists() and not target.is_file():
         raise OSError(
             f"cannot write {what} to {path}: it exists and is not a regular file; "
-            "choose another place (--out)"
+            "choose another place"
         )
     temporary = target.with_name(f".{secrets.token_hex(6)}{''.join(target.suffixes[-2:])}")
     try:
@@ -91,75 +94,75 @@ def atomic_write(path: str | os.PathLike[str], what: str = "the file") -> Iterat
             os.fsync(file.fileno())
         os.replace(temporary, target)  # noqa: PTH105 (the call that is atomic by contract)
     except OSError as error:
-        # Some libraries (numpy) report a short write in an OSError without a number.
+        # NumPy reports an incomplete write in an OSError without a number.
         reason = error.strerror or str(error) or type(error).__name__
         raise restate(error, f"cannot write {what} to {path}: {reason}; {remedy}") from error
     finally:
-        # After the rename there is nothing here; a failing removal must not hide the cause.
+        # After the rename nothing is left here. A failed removal must not hide the cause.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, what: str = "the file") -> None:
-    """Write `data` through `atomic_write`.
+    """Write bytes with `atomic_write`.
 
     Parameters
     ----------
     path : path-like
-        Where the file shall be.
+        The file.
     data : bytes
         The content.
     what : str
-        What is being written, for the error message.
+        Description of the file for the error message.
 
     Raises
     ------
     OSError
-        As `atomic_write`.
+        See `atomic_write`.
     """
     with atomic_write(path, what) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str, what: str = "the text") -> None:
-    """Write `text` as UTF-8 through `atomic_write`; line ends are kept as given.
+    """Write a text as UTF-8 with `atomic_write`. Line ends are written as they are.
 
     Parameters
     ----------
     path : path-like
-        Where the file shall be.
+        The file.
     text : str
         The content.
     what : str
-        What is being written, for the error message.
+        Description of the file for the error message.
 
     Raises
     ------
     OSError
-        As `atomic_write`.
+        See `atomic_write`.
     """
     write_bytes(path, text.encode(), what)
 
 
 def write_json(path: str | os.PathLike[str], obj: Any, what: str = "the JSON file") -> None:
-    """Write `obj` as indented JSON through `atomic_write`.
+    """Write an object as indented JSON with `atomic_write`.
 
     Parameters
     ----------
     path : path-like
-        Where the file shall be.
+        The file.
     obj : object
-        Dicts, lists, strings, finite numbers, booleans and None.
+        Dictionaries, lists, strings, finite numbers, booleans and None.
     what : str
-        What is being written, for the error message.
+        Description of the file for the error message.
 
     Raises
     ------
     ValueError, TypeError
-        When `obj` has a number that is not finite or something JSON cannot hold; `path` is
-        then untouched.
+        If `obj` has a number that is not finite, or an object that JSON has no form for. The
+        file at `path` then stays as it was.
     OSError
-        As `atomic_write`.
+        See `atomic_write`.
     """
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from deepinv.models import Reconstructor as DeepinvReconstructor
 from torch import Tensor
 
-from gprior.priors import ModulatedConv, Prior
-from gprior.search import inputs_of
+from gprior.priors import Prior, sha256_of, view_of
+from gprior.randomness import in_plain_mode
 from gprior.solvers import Solver, find_solver
 from gprior.solving import solve
 
 __all__ = ["Reconstructor"]
 
-OPTIONS = ("label", "noise_std", "stop", "restarts", "init", "seed", "budget", "per_image")
+OPTIONS = (
+    "label", "noise_std", "stop", "restarts", "init", "foreground", "seed", "budget", "per_image"
+)  # fmt: skip
 
 
 class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
@@ -40,7 +40,8 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         training losses fine-tune the copy.
     **constants
         Fields of the solver, and the options ``label``, ``noise_std``, ``stop``,
-        ``restarts``, ``init``, ``seed``, ``budget`` and ``per_image`` of `gprior.solve`.
+        ``restarts``, ``init``, ``foreground``, ``seed``, ``budget`` and ``per_image`` of
+        `gprior.solve`.
 
     Raises
     ------
@@ -71,13 +72,7 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         self.solver = find_solver(solver, prior, constants)
         self.trainable = trainable
         if trainable:
-            prior = copy.deepcopy(prior)
-            for module in prior.modules():
-                if isinstance(module, ModulatedConv):
-                    module.power = None  # a statistic of weights that are about to change
-            prior.requires_grad_(True)
-            if prior.discriminator is not None:
-                prior.discriminator.requires_grad_(False)
+            prior = copy.deepcopy(prior).unfreeze()
         self.prior = prior
 
     def forward(
@@ -120,9 +115,10 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
                     error = (x - x_gt[row // restarts].to(x)).square().mean()
                     psnr[row // restarts].append(float(-10 * torch.log10(error)))
 
-        with self._frozen():
-            result = solve(y, physics, self.prior, self.solver, callback=look, **options)
-        x = self.prior(**inputs_of(result.latents)) if self.trainable else result.x
+        # Gradients stop at a view of the weights, which are never switched: threads share them.
+        prior = view_of(self.prior) if self.trainable else self.prior
+        result = solve(y, physics, prior, self.solver, callback=look, **options)
+        x = self._rendered(result.latents) if self.trainable else result.x
         if isinstance(y, Tensor):
             x = x.to(y.device)
         if not compute_metrics:
@@ -130,14 +126,27 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         cost = [[v for v in row if not math.isnan(v)] for row in result.history.tolist()]
         return x, {"psnr": psnr, "cost": cost}
 
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        """Detach the weights while latents are searched."""
-        learning = [p for p in self.prior.parameters() if p.requires_grad]
-        for p in learning:
-            p.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for p in learning:
-                p.requires_grad_(True)
+    def extra_repr(self) -> str:
+        """Return what the answers depend on: models that print alike give the same answers."""
+        options = ", ".join(f"{name}={_described(v)}" for name, v in self.options.items())
+        lines = [
+            f"solver={self.solver}",
+            f"options=({options})",
+            f"trainable={self.trainable}",
+            f"prior={self.prior.name!r} {self.prior.image_shape}, sha256={self.prior.digest()}",
+        ]
+        return "\n".join(lines)
+
+    @in_plain_mode
+    def _rendered(self, latents: dict[str, Tensor]) -> Tensor:
+        """Return the images of a code, attached to the weights."""
+        return self.solver.render(self.prior, latents)
+
+
+def _described(value: Any) -> str:
+    """Return an option as text, with the contents of tensors as a hash."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_described(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Tensor):
+        return f"tensor of {tuple(value.shape)}, sha256 {sha256_of({'': value})}"
+    return repr(value)

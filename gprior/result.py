@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gprior.checks import InputError
 from gprior.files import write_bytes, write_text
+from gprior.search import join, take
 
 __all__ = ["Result"]
 
 FORMAT = "gprior-result-1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A batch of reconstructions; every value is one per image.
+
+    With ``solve(..., restarts=R, keep="all")`` every value is one per restart of each image:
+    tensors are (B, R, ...) and lists are nested, so ``x`` is (B, R, C, H, W). `best` returns the
+    usual form.
 
     Attributes
     ----------
@@ -45,10 +52,11 @@ class Result:
     label : list of int or None
         Class of each image (the largest entry of a soft vector).
     reason : list of str
-        Why each image stopped: ``"steps"``, ``"discrepancy"`` or ``"non-finite"``.
+        Why each image stopped: ``"steps"``, ``"discrepancy"``, ``"callback"``, ``"non-finite"``, or
+        ``"converged"`` (L-BFGS).
     evaluations : Tensor
         (B,), forward and backward passes of the generator, all restarts and candidates
-        included; a forward alone counts 1/3.
+        included; a forward alone counts 1/3. With ``keep="all"`` those of each restart.
     seconds : float
         Wall-clock time of the whole batch.
     seed : list of int
@@ -85,6 +93,82 @@ class Result:
     prior: dict[str, Any] = field(default_factory=dict)
     features: str | None = None
 
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.x)
+
+    @property
+    def restarts(self) -> int | None:
+        """Number of restarts of each image that are kept, or None where only the best is."""
+        return self.x.shape[1] if self.x.ndim == 5 else None
+
+    def best(self) -> Result:
+        """Return the best restart of each image by its criterion; here all that there is.
+
+        The evaluations are those of all restarts together.
+        """
+        R = self.restarts
+        if R is None:
+            return self
+        rows = best_restart(self.criterion.flatten(), R)
+        values = self._per_image()
+        values = {k: take(flat(v), rows) for k, v in values.items() if k not in ("seed", "stop")}
+        return replace(self, **{**values, "evaluations": self.evaluations.sum(1)})
+
+    def take(self, images: Sequence[int] | Tensor) -> Result:
+        """Return some of the images, by their numbers.
+
+        ``seconds`` stays that of the whole batch.
+
+        Examples
+        --------
+        >>> import gprior
+        >>> prior = gprior.load_prior("phantom-64")
+        >>> A = gprior.operators.Masking(prior.image_shape, "half")
+        >>> y = A(prior.sample(3))
+        >>> result = gprior.solve(y, A, prior, "csgm", steps=1, seed=[7, 8, 9])
+        >>> part = result.take([2, 0])
+        >>> part.seed, len(gprior.Result.join([part, result.take([1])]))
+        ([9, 7], 3)
+        """
+        rows = torch.as_tensor(images, dtype=torch.long, device="cpu")
+        return replace(self, **{k: take(v, rows) for k, v in self._per_image().items()})
+
+    @classmethod
+    def join(cls, results: Sequence[Result]) -> Result:
+        """Return the images of several results, one result after the other.
+
+        Histories of different length are filled with NaN, and seconds are added.
+
+        Raises
+        ------
+        InputError
+            If there is none, or if they are not of one solver, prior and kind of values.
+        """
+        if not results:
+            raise InputError("results must have at least one, got none")
+        first = results[0]
+        for name in ("solver", "prior", "features", "perceptual", "restarts"):
+            values = [getattr(result, name) for result in results]
+            if any(value != values[0] for value in values):
+                raise InputError(f"results must have the same {name}, got {values}")
+        steps = max(result.history.shape[-1] for result in results)
+        parts = []
+        for result in results:
+            missing = steps - result.history.shape[-1]
+            history = F.pad(result.history, (0, missing), value=math.nan)
+            parts.append({**result._per_image(), "history": history})
+        for name in ("latents", "terms", "diagnostics"):
+            if len({frozenset(part[name]) for part in parts}) > 1:
+                raise InputError(f"results must have the same {name} by name")
+        return replace(first, **join(parts), seconds=sum(result.seconds for result in results))
+
+    def _per_image(self) -> dict[str, Any]:
+        """Return the fields that have one value per image."""
+        names = (*ARRAYS, "latents", "terms", "diagnostics", "reason", "seed", "stop", "label")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
     def facts(self) -> dict[str, Any]:
         """Return everything but the arrays, as JSON values."""
         return {
@@ -92,7 +176,7 @@ class Result:
             "reason": self.reason,
             "loss": _numbers(self.loss),
             "criterion": _numbers(self.criterion),
-            "evaluations": self.evaluations.tolist(),
+            "evaluations": _numbers(self.evaluations),
             "seconds": self.seconds,
             "seed": self.seed,
             "perceptual": self.perceptual,
@@ -167,9 +251,31 @@ ARRAYS = ("x", "loss", "criterion", "history", "evaluations")
 FACTS = ("label", "reason", "seconds", "seed", "perceptual", "stop", "solver", "prior")
 
 
-def _numbers(values: Tensor) -> list[float | None]:
-    """Return numbers as strict JSON has them: none where they are not finite."""
-    return [v if math.isfinite(v) else None for v in values.tolist()]
+def _numbers(values: Tensor) -> list[Any]:
+    """Return numbers (B,) or (B, R) as strict JSON has them: None where they are not finite."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(part) for part in value]
+        return value if math.isfinite(value) else None
+
+    return [plain(value) for value in values.tolist()]
+
+
+def flat(value: Any) -> Any:
+    """Return values of (B, R, ...) as those of B R rows."""
+    if isinstance(value, dict):
+        return {name: flat(part) for name, part in value.items()}
+    return [x for part in value for x in part] if isinstance(value, list) else value.flatten(0, 1)
+
+
+def by_image(value: Any, restarts: int) -> Any:
+    """Return values of B R rows as those of (B, R, ...)."""
+    if isinstance(value, dict):
+        return {name: by_image(part, restarts) for name, part in value.items()}
+    if isinstance(value, list):
+        return [value[i : i + restarts] for i in range(0, len(value), restarts)]
+    return value.unflatten(0, (-1, restarts))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

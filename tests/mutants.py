@@ -1,4 +1,4 @@
-"""Damage done to files on purpose, for the tests and for benchmarks/fuzz_checkpoints.py."""
+"""Damages files at random, for the tests and for benchmarks/fuzz_checkpoints.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import random
 import zipfile
 
-# Instructions of a pickle, among them all that call, name or build.
+# Instructions of a pickle, among them all that call a function, name one or build an object.
 CODES = b"cRibo\x81\x92\x93Q0(.]}ahjqrsutelN\x88\x89\x85\x86\x87\x94\x95BCX\x8aKMJ"
 SNIPPETS = (
     b"cos\nsystem\n",
@@ -24,59 +24,59 @@ SNIPPETS = (
 
 
 def mutant(data: bytes, rng: random.Random) -> bytes:
-    """Return a damaged copy: bits, instructions, cuts, repeats, insertions, exchanges.
+    """Return a copy with changed bits, bytes or instructions, or with parts cut, repeated or moved.
 
-    Most of the damage is done where a file says what it is: at its ends, and around text.
+    Most of the damage is at the ends of a file and around text, where a file describes itself.
     """
-    if data[:4] == b"PK\3\4" and rng.random() < 0.7:  # else the checksums refuse nearly all
+    if data[:4] == b"PK\3\4" and rng.random() < 0.7:  # otherwise checksums refuse nearly all
         return _inside(data, rng)
-    found = bytearray(data)
+    damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
-        at, n = _place(found, rng), rng.choice((1, 1, 2, 4, 8, 64, 1024))
+        at, n = _place(damaged, rng), rng.choice((1, 1, 2, 4, 8, 64, 1024))
         kind = rng.randrange(8)
-        if not found:
+        if not damaged:
             break
         if kind == 0:
-            found[at] ^= 1 << rng.randrange(8)
+            damaged[at] ^= 1 << rng.randrange(8)
         elif kind == 1:
-            found[at] = rng.choice(CODES)
+            damaged[at] = rng.choice(CODES)
         elif kind == 2:
-            found[at] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
+            damaged[at] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
         elif kind == 3:
-            del found[at : at + n]
+            del damaged[at : at + n]
         elif kind == 4:
-            found[at:at] = found[at : at + n]
+            damaged[at:at] = damaged[at : at + n]
         elif kind == 5:
-            found[at:at] = rng.choice(SNIPPETS)
+            damaged[at:at] = rng.choice(SNIPPETS)
         elif kind == 6:
-            other = _place(found, rng)
-            found[at : at + n] = found[other : other + n]
+            other = _place(damaged, rng)
+            damaged[at : at + n] = damaged[other : other + n]
         elif rng.random() < 0.2:
-            del found[at:]
+            del damaged[at:]
         else:
             snippet = rng.choice(SNIPPETS)
-            found[at : at + len(snippet)] = snippet
-    return bytes(found)
+            damaged[at : at + len(snippet)] = snippet
+    return bytes(damaged)
 
 
 def _inside(data: bytes, rng: random.Random) -> bytes:
-    """Return an archive with a damaged pickle, whole otherwise."""
+    """Return an archive whose pickle is damaged and whose other entries are not."""
     out = io.BytesIO()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
             if len(set(old.namelist())) < len(old.namelist()):
-                raise ValueError("a name twice")
+                raise ValueError("two entries have one name")
             for info in old.infolist():
                 content = old.read(info) if info.file_size <= len(data) else b""
                 pickled = info.filename.endswith("data.pkl")
                 new.writestr(info.filename, mutant(content, rng) if pickled else content)
-    except Exception:  # what zipfile says of the hostile ones
+    except Exception:  # zipfile refuses some of the hostile archives
         return data[: rng.randrange(len(data))]
     return out.getvalue()
 
 
 def _place(data: bytearray, rng: random.Random) -> int:
-    """Return a place: anywhere, near an end, or just before a letter's run."""
+    """Return a position: anywhere, near one of the ends, or near a known word."""
     size = max(len(data), 1)
     where = rng.randrange(4)
     if where == 0:

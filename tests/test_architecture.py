@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "problem": (*TOOLS, "priors", "distances"),
     "search": (*TOOLS, "priors", "problem"),
     "solvers": (*TOOLS, "priors", "distances", "problem", "search"),
-    "result": TOOLS,
+    "result": (*TOOLS, "search"),
     "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),
     "training": (*TOOLS, "priors", "checkpoints", "distances", "images"),

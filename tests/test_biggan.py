@@ -244,6 +244,31 @@ def test_draws_are_keyed_and_truncated():
     assert prior.double().draw(keys).dtype == torch.float64
 
 
+def test_samples_may_have_a_truncation_for_one_call():
+    torch.manual_seed(0)
+    prior = BigGAN(**SIZES).freeze()
+    adapted = prior.adapt((1, 8, 8))
+    plain, small = (
+        prior.sample(3, seed=1, label=2),
+        prior.sample(3, seed=1, label=2, truncation=0.5),
+    )
+    same = adapted.sample(3, seed=1, label=2, truncation=0.5)
+    assert prior.truncation == 1.0 and not torch.equal(plain, small)
+    prior.truncation = 0.5
+    assert torch.equal(prior.sample(3, seed=1, label=2), small)
+    assert torch.equal(adapted.sample(3, seed=1, label=2), same)
+    assert torch.equal(prior.sample(3, seed=1, label=2, truncation=1.0), plain)
+    with pytest.raises(ValueError, match=r"a finite number from 0 to 1, got 1\.5"):
+        prior.sample(1, truncation=1.5)
+
+
+def test_it_describes_itself():
+    prior = BigGAN([8, 8, 8], [True, True], z_dim=6, embed_dim=4, c_dim=3)
+    assert prior.describe() == "BigGAN-deep, z 6, class embedding 4"
+    prior = BigGAN([8, 8, 8], [True, True], z_dim=6, embed_dim=4, c_dim=3, deep=False)
+    assert prior.describe() == "BigGAN, z 6, class embedding 4"
+
+
 def test_the_truncation_of_a_prior_is_that_of_its_calls():
     prior = copy.deepcopy(loaded("deep"))
     z, c = drawn(prior)
@@ -283,9 +308,12 @@ CALLS = {
     "c": (lambda p, z, c: p(z=z, c=c[:, 1:]), r"c must have shape \(B, 12\)"),
     "rows of c": (lambda p, z, c: p(z=z, c=c[:1]), "c must have a batch of 2, got 1"),
     "embedding": (lambda p, z, c: p(z=z, embedding=c), r"embedding must have shape \(B, 16\)"),
-    "truncation": (lambda p, z, c: p(z=z, c=c, truncation=1.1), "truncation must be between 0"),
-    "nan": (lambda p, z, c: p(z=z, c=c, truncation=float("nan")), "truncation must be between"),
-    "block": (lambda p, z, c: p(z=z, c=c, from_block=5, state=(z,)), "from_block must be between"),
+    "truncation": (
+        lambda p, z, c: p(z=z, c=c, truncation=1.1),
+        "truncation must be a finite number from 0 to 1",
+    ),
+    "nan": (lambda p, z, c: p(z=z, c=c, truncation=float("nan")), "truncation must be a finite"),
+    "block": (lambda p, z, c: p(z=z, c=c, from_block=5, state=(z,)), "from_block must be an"),
     "no state": (lambda p, z, c: p(z=z, c=c, from_block=1), "give both"),
     "no block": (lambda p, z, c: p(z=z, c=c, state=(z, z)), "give both"),
     "state": (
@@ -322,7 +350,7 @@ CONFIGS = {
     "missing": ({"n_stats": None}, "config: n_stats must be"),
     "one row": ({"n_stats": 1}, "config: n_stats must be an integer from 2"),
     "size": ({"output_dim": 64}, "layers make 32 pixels, output_dim is 64"),
-    "eps": ({"eps": 0}, "eps must be a float"),
+    "eps": ({"eps": 0}, "eps must be a finite number above 0"),
     "odd widths": ({"channel_width": 1}, "multiple"),
     "attention elsewhere": ({"attention_layer_position": 2}, "layers.2.snconv1x1_theta.*has none"),
     "no attention": ({"attention_layer_position": 9}, "tensor generator.layers.3"),

@@ -1,4 +1,8 @@
-"""Checkpoints of others: the same images and gradients, and nothing but data from any file."""
+"""Published checkpoints: priors have the images and gradients of the original code.
+
+Files are read as data and never as code. The fixtures have recorded inputs and outputs of the
+original code beside each checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import gprior
-from gprior.checkpoints import load_prior, read_checkpoint, save_prior
+from gprior.checkpoints import load, load_prior, read_checkpoint, save_prior
 from gprior.checkpoints.inert import tensors_of
+from gprior.checkpoints.nvlabs_tf import from_tensorflow
+from gprior.checks import InputError
 from gprior.cli import main
 from gprior.priors import BigGAN, StyleGAN2
 
@@ -45,13 +51,13 @@ PLAIN = DATA / "biggan_ajbrock" / "res64" / "G_ema.pth"
 
 @functools.cache
 def loaded(kind):
-    """Return the prior of a fixture. Shared: not to be changed."""
+    """Return the prior of a fixture. It is shared between tests, which must not change it."""
     return load_prior(FILES[kind])
 
 
 @functools.cache
 def recorded(kind):
-    """Return the recorded inputs and outputs, and the facts."""
+    """Return the recorded inputs and outputs, and the facts in meta.json."""
     folder = FILES[kind].parent
     arrays = {k: torch.from_numpy(v) for k, v in np.load(folder / "io.npz").items()}
     return arrays, json.loads((folder / "meta.json").read_text())
@@ -118,13 +124,13 @@ def given_noise(kind):
     return [m.requires_grad_() for m in maps]
 
 
-def similar(ours, theirs):
-    """Check for equality up to rounding, which memory alignment changes."""
-    assert (ours - theirs).abs().max() < 5e-6
+def similar(actual, expected):
+    """Check for equality except for rounding, which depends on the alignment of memory."""
+    assert (actual - expected).abs().max() < 5e-6
 
 
-def same(ours, theirs):
-    torch.testing.assert_close(ours.detach(), theirs, rtol=0, atol=5e-5)
+def same(actual, expected):
+    torch.testing.assert_close(actual.detach(), expected, rtol=0, atol=5e-5)
 
 
 @KINDS
@@ -132,15 +138,15 @@ def test_gradients_are_those_of_the_original(kind):
     arrays, _ = recorded(kind)
     prior, noise = loaded(kind), given_noise(kind)
     wplus = arrays["wplus"].clone().requires_grad_()
-    # NVIDIA's were recorded with the constant noise maps, except those of the maps themselves.
+    # NVIDIA's gradients were recorded with the constant noise maps, except those of the maps.
     constant = "w" not in arrays
     images = prior.synthesis(wplus, noise="const" if constant else noise)
-    found = {"wplus": torch.autograd.grad((images * arrays["cot"]).sum(), wplus)[0]}
+    actual = {"wplus": torch.autograd.grad((images * arrays["cot"]).sum(), wplus)[0]}
     if noise:
         images = prior.synthesis(wplus, noise=noise)
         gradients = torch.autograd.grad((images * arrays["cot"]).sum(), noise)
-        found |= {f"noise_{i}": g.view_as(arrays[f"noise_{i}"]) for i, g in enumerate(gradients)}
-    for name, gradient in found.items():
+        actual |= {f"noise_{i}": g.view_as(arrays[f"noise_{i}"]) for i, g in enumerate(gradients)}
+    for name, gradient in actual.items():
         expected = arrays[f"grad_{name}"]
         assert (gradient - expected).abs().max() < 1e-4 * expected.abs().max(), name
 
@@ -156,14 +162,14 @@ def test_the_clamp_of_a_checkpoint_is_reached():
     assert (free.freeze().synthesis(arrays["wplus"]) - arrays["img_wplus_const"]).abs().max() > 0.1
 
 
-def test_what_a_checkpoint_says_about_itself():
+def test_sizes_and_record_come_from_the_file():
     prior = loaded("ada conditional")
     assert (prior.c_dim, prior.config["conv_clamp"]) == (5, 256)
-    assert loaded("stylegan3 repository").config["conv_clamp"] == 256  # a default there,
-    assert loaded("ada").config["conv_clamp"] is None  # but not here
+    assert loaded("stylegan3 repository").config["conv_clamp"] == 256  # its default
+    assert loaded("ada").config["conv_clamp"] is None  # its default
     assert "noise" not in loaded("ada without noise").inputs
     assert loaded("ada without noise").z_dim == 48
-    assert loaded("rosinality").widths == [32, 32, 24, 16]  # by no rule
+    assert loaded("rosinality").widths == [32, 32, 24, 16]  # they follow no rule
     for kind, origin in ORIGINS.items():
         prior = loaded(kind)
         assert prior.record["origin"] == origin and prior.record["licence"]
@@ -173,7 +179,7 @@ def test_what_a_checkpoint_says_about_itself():
 
 
 @pytest.mark.parametrize("name", ["weights", "a.pkl", "b.pt", "c.safetensors", "phantom-64"])
-def test_the_name_of_a_file_says_nothing(name, tmp_path):
+def test_the_name_of_a_file_has_no_influence(name, tmp_path):
     for kind in ("tensorflow", "rosinality"):
         shutil.copy(FILES[kind], tmp_path / name)
         assert load_prior(tmp_path / name).record["origin"] == ORIGINS[kind]
@@ -189,7 +195,7 @@ def test_loading_leaves_the_global_generator_and_the_file_alone():
     assert FILES["rosinality training"].stat().st_mtime_ns == stamp.st_mtime_ns
 
 
-def test_a_prior_keeps_nothing_of_the_file(tmp_path):
+def test_a_prior_does_not_depend_on_the_file_after_loading(tmp_path):
     path = tmp_path / "network.pkl"
     shutil.copy(FILES["ada"], path)
     prior = load_prior(path)
@@ -198,7 +204,7 @@ def test_a_prior_keeps_nothing_of_the_file(tmp_path):
 
 
 @KINDS
-def test_solvers_run_on_them(kind):
+def test_solvers_run_on_published_checkpoints(kind):
     prior = loaded(kind)
     A = gprior.operators.Downsampling(prior.image_shape, 2)
     result = gprior.solve(A(prior.sample(1)), A, prior, steps=2)
@@ -274,7 +280,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_variant_is_named_and_refused(case, tmp_path):
+def test_a_variant_is_refused_and_the_message_says_why(case, tmp_path):
     changed, message = WRONG[case]
     state, mean = rosinality_state()
     merged = {**state, "latent_avg": mean, **changed}
@@ -293,7 +299,7 @@ OTHERS = {
     "a classifier": ({"fc.weight": torch.zeros(1)}, "'fc.weight'"),
     "nothing": ({}, "nothing"),
     "a list": ([torch.zeros(1)], "a list"),
-    "a tensor": (torch.zeros(3), "a Stored"),
+    "a tensor": (torch.zeros(3), "a StoredTensor"),
     "one number": (5, "a int"),
     "BigGAN-deep without config": ({"generator.gen_z.weight_orig": torch.zeros(1)}, "config.json"),
 }
@@ -327,7 +333,7 @@ def test_a_discriminator_in_the_place_of_the_generator_is_refused(tmp_path):
         load_prior(tmp_path / "n.pkl")
     data = FILES["tensorflow"].read_bytes()
     assert data.endswith(b"\x87\x94.")  # the three as a tuple
-    (tmp_path / "n.pkl").write_bytes(data[:-3] + b"0.")  # the second alone
+    (tmp_path / "n.pkl").write_bytes(data[:-3] + b"0.")  # only the second
     with pytest.raises(ValueError, match="discriminator"):
         load_prior(tmp_path / "n.pkl")
 
@@ -369,6 +375,36 @@ def test_other_options_are_refused(attribute, value, message, tmp_path):
     (tmp_path / "n.pkl").write_bytes(data.replace(old, new))
     with pytest.raises(ValueError, match=message):
         load_prior(tmp_path / "n.pkl")
+
+
+def nested_lists(levels=40):
+    """Return a list that holds one list ten times, which holds one list ten times, and so on."""
+    value = []
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("act", "relu", "option act is 'relu', only 'lrelu' is read"),
+        ("resample_kernel", [1, 2, 1], r"is \[1, 2, 1\], only \[1, 3, 3, 1\] is read"),
+        ("resample_kernel", nested_lists(), "option resample_kernel is None"),
+        ("mapping_lrmul", None, "mapping_lrmul should be a number above 0.*got None"),
+        ("mapping_lrmul", 0, "got 0"),
+        ("mapping_lrmul", nested_lists(), "got a list"),  # to print it would take for ever
+        ("conv_clamp", -1.0, "conv_clamp should be a number above 0.*got -1.0"),
+    ],
+)
+def test_other_options_of_tensorflow_are_refused(name, value, message):
+    path = FILES["tensorflow"]
+    network = read_checkpoint(path)[2]
+    parts = [network, *network.state.get("components", {}).values()]
+    for part in parts:
+        part.state["static_kwargs"][name] = value
+    with pytest.raises(InputError, match=message):
+        from_tensorflow(network, path.stat().st_size)
 
 
 # --- BigGAN's folders ------------------------------------------------------------------------
@@ -421,9 +457,19 @@ def test_folders_without_weights(deep):
     (deep / "pytorch_model.bin").unlink()
     with pytest.raises(ValueError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         load_prior(deep)
-    os.mkfifo(deep / "pytorch_model.bin")  # reading it would wait for ever
+    os.mkfifo(deep / "pytorch_model.bin")  # to read it would wait for ever
     with pytest.raises(ValueError, match="not a regular file"):
         load_prior(deep)
+
+
+def test_the_functions_for_files_take_text_and_name_the_file(tmp_path):
+    path = FILES["rosinality"]
+    assert read_checkpoint(str(path)).keys() == read_checkpoint(path).keys()
+    similar(load(str(path)).sample(1), loaded("rosinality").sample(1))
+    (tmp_path / "empty.pt").touch()
+    for read, kind in ((read_checkpoint, "a checkpoint"), (load, "a prior")):
+        with pytest.raises(InputError, match=rf"empty\.pt cannot be read as {kind}: it is empty"):
+            read(str(tmp_path / "empty.pt"))
 
 
 # --- Commands --------------------------------------------------------------------------------
@@ -466,7 +512,7 @@ def test_convert_refuses(tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == before
 
 
-def test_info_of_a_checkpoint_of_others():
+def test_info_of_a_published_checkpoint():
     facts = dict(
         line.split(maxsplit=1)
         for line in call("info", FILES["ada conditional"]).output.split("\n")

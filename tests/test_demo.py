@@ -1,4 +1,4 @@
-"""``gprior demo`` in a few seconds; its real size is a command of its own."""
+"""``gprior demo`` with few steps, in a few seconds."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def test_failures_are_listed(demo):
         assert named == (r in lost)
 
 
-def test_samples_that_are_missing_are_told(tmp_path, monkeypatch):
+def test_missing_samples_are_reported(tmp_path, monkeypatch):
     import gprior.commands.demo as module
 
     monkeypatch.setattr(module, "files", lambda package: tmp_path / package)
@@ -130,8 +130,8 @@ def test_total_variation_minimises_its_objective():
         p = p.detach()
     (adjoint,) = torch.autograd.grad((gradient(x) * p).sum(), x)
     expected = (y - adjoint).clamp(0, 1)
-    found = total_variation(y, A, weight, steps=100)
-    assert (found - expected).abs().max() < 5e-3
+    image = total_variation(y, A, weight, steps=100)
+    assert (image - expected).abs().max() < 5e-3
 
 
 def test_total_variation_does_not_couple_images():
@@ -139,5 +139,17 @@ def test_total_variation_does_not_couple_images():
     A = problems((1, 32, 32))["circulant:0.1"]
     y = A(x)
     both = total_variation(y, A, 3e-3, 20)
-    alone = torch.cat([total_variation(y[i : i + 1], A, 3e-3, 20) for i in range(2)])
-    torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-4)
+    single = torch.cat([total_variation(y[i : i + 1], A, 3e-3, 20) for i in range(2)])
+    torch.testing.assert_close(both, single, atol=1e-5, rtol=1e-4)
+
+
+def test_total_variation_neither_reads_nor_moves_the_global_random_stream():
+    x, _ = phantoms(range(1), 32)
+    A = problems((1, 32, 32))["half-mask"]
+    torch.manual_seed(1)
+    first = total_variation(A(x), A, 0.01, steps=20)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(total_variation(A(x), A, 0.01, steps=20), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)

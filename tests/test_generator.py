@@ -219,7 +219,7 @@ REFUSED = {
         "two images for one latent",
     ),
     "dropout": (lambda: Generator(Training(True), 8), ValueError, "two images.*dropout"),
-    "statistics": (lambda: Generator(Training(False), 8), ValueError, r"latents \(1, 8\): Expec"),
+    "statistics": (lambda: Generator(Training(False), 8), ValueError, r"latents \(1, 8\).*: Expec"),
     "batch": (lambda: Generator(frozen(crossed), 4), ValueError, "depends on the others of its"),
 }
 
@@ -233,7 +233,7 @@ def test_what_is_no_prior_is_refused(case):
 
 CALLS = {
     "z": ({"z": torch.zeros(2, 7)}, r"z must have shape \(B, 6\), got \(2, 7\)"),
-    "block": ({"from_block": 5, "state": (torch.zeros(2, 1, 8, 8),)}, "from_block must be between"),
+    "block": ({"from_block": 5, "state": (torch.zeros(2, 1, 8, 8),)}, "from_block must be an"),
     "no state": ({"from_block": 1}, "give both"),
     "no block": ({"state": (torch.zeros(2, 1, 8, 8),)}, "give both"),
 }

@@ -1,4 +1,7 @@
-"""Files that are made to harm: each is one clear error, soon, in little memory, without effect."""
+"""Checkpoints that are made to harm: each is refused with one clear error.
+
+Loading them takes little time and memory and has no other effect.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from safetensors.torch import save
 
 from gprior.checkpoints import load_prior, read_checkpoint
 from gprior.checkpoints.containers import MAGIC
-from gprior.checkpoints.pickles import INSTRUCTIONS, TEXT
+from gprior.checkpoints.pickles import MAX_INSTRUCTIONS, MAX_TEXT
 
 DATA = Path(__file__).parent / "data"
 TRAINING = DATA / "rosinality" / "size64_training" / "checkpoint.pt"
@@ -31,10 +34,10 @@ LEGACY = DATA / "rosinality" / "size32_converted" / "checkpoint.pt"
 ADA = DATA / "nvlabs_ada" / "nonoise16" / "network.pkl"
 TENSORFLOW = DATA / "nvlabs_tf" / "sg2_32" / "network.pkl"
 SECONDS = 5
-SLACK = 128 << 20  # of address space, beside four times the file
+SLACK = 128 << 20  # bytes of address space that are allowed beside four times the file
 
 
-# --- Words of pickles ------------------------------------------------------------------------
+# --- Parts of pickles ------------------------------------------------------------------------
 
 P2, P4, P5 = b"\x80\x02", b"\x80\x04", b"\x80\x05"
 MARK, LIST, DICT, EMPTY, NONE, STOP = b"(", b"]", b"}", b")", b"N", b"."
@@ -75,7 +78,10 @@ def call(module, word, *args):
 
 
 def stream(tree, storages=(), keys=None):
-    """Return PyTorch's older format around a pickle: (key, declared size, bytes) per storage."""
+    """Return a file in PyTorch's older format with the pickle ``tree``.
+
+    Each storage is (key, declared size, bytes).
+    """
     keys = [key for key, _, _ in storages] if keys is None else keys
     parts = [P2 + long(MAGIC) + STOP, P2 + whole(1001) + STOP]
     parts += [P2 + mapping({"little_endian": b"\x88"}) + STOP, P2 + tree + STOP]
@@ -100,7 +106,7 @@ FOUR = ("0", 4, b"\0" * 16)
 
 
 def legacy(**options):
-    """Return a file with one odd tensor of a storage of four numbers."""
+    """Return a file with one tensor, of a storage of four numbers."""
     return stream(mapping({"w": tensor(storage("0", 4), **options)}), [FOUR])
 
 
@@ -115,14 +121,17 @@ def array(shape=(4,), dtype="f4", data=b"\0" * 16, order="<", state=NONE * 3):
 
 
 def module(**state):
-    """Return a persistent object of NVIDIA's."""
+    """Return a persistent object as NVIDIA's files have them."""
     fields = {"_parameters": DICT, "_buffers": DICT, "_modules": DICT, **state}
     meta = {"type": text("class"), "module_src": text(""), "state": mapping(fields)}
     return call("torch_utils.persistence", "_reconstruct_persistent_obj", mapping(meta))
 
 
 def laughs(leaf, wrap, levels=40):
-    """Return a structure that holds its parts ten times each, level upon level."""
+    """Return a structure that holds one part ten times, which holds one part ten times, ...
+
+    It is named after the "billion laughs" attack: small in the file, exponential when copied.
+    """
     data = leaf + b"q\0"
     for k in range(levels):
         data += wrap(b"h" + bytes([k])) + b"q" + bytes([k + 1])
@@ -130,7 +139,7 @@ def laughs(leaf, wrap, levels=40):
 
 
 def archive(entries, change=None, compression=zipfile.ZIP_STORED):
-    """Return a zip archive."""
+    """Return a zip archive, to which ``change`` was applied."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as file:
         for key, data in entries:
@@ -146,7 +155,7 @@ ENTRIES = [("a/data.pkl", TREE), ("a/byteorder", b"little"), ("a/data/0", b"\0" 
 
 
 def patch(mark, offset, form, *values):
-    """Return a change of numbers in a zip archive, counted from a mark."""
+    """Return a function that changes numbers of a zip archive at an offset from a mark."""
 
     def change(data):
         assert mark in data
@@ -156,7 +165,7 @@ def patch(mark, offset, form, *values):
 
 
 def twice(data):
-    """Name an entry as another one is, there and in the directory."""
+    """Give an entry the name of another one, at the entry and in the directory."""
     data[:] = data.replace(b"a/data.pkx", b"a/data.pkl")
 
 
@@ -179,7 +188,7 @@ def tarred():
 
 
 def aliased():
-    """Return a rosinality file whose many tensors are one storage of a megabyte."""
+    """Return a rosinality file whose 3000 tensors all share one storage of a megabyte."""
     n = 1 << 18
     big = tensor(storage("0", n), (n,), (1,))
     keys = [text(f"style.{i}.weight") + b"h\1" for i in range(3000)]
@@ -271,8 +280,8 @@ CASES = {
     "marks in marks": P2 + MARK * 150_000 + STOP,
     "a list in itself": P2 + LIST + b"q\0h\0a.",
     "a dictionary in itself": P2 + DICT + b"q\0" + text("g_ema") + b"h\0s.",
-    "too many instructions": P2 + NONE * (INSTRUCTIONS + 10) + STOP,
-    "too much text": P2 + text("a" * (TEXT + 10)) + STOP,
+    "too many instructions": P2 + NONE * (MAX_INSTRUCTIONS + 10) + STOP,
+    "too much text": P2 + text("a" * (MAX_TEXT + 10)) + STOP,
     "keys with one hash": P2
     + DICT
     + MARK
@@ -401,7 +410,7 @@ def used():
 
 @contextlib.contextmanager
 def limits(size):
-    """Allow four times the size of a file and a few seconds."""
+    """Allow memory of four times the size of a file, and a few seconds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used() + SLACK + 4 * size, hard))
     started = time.perf_counter()
@@ -413,7 +422,7 @@ def limits(size):
 
 
 def refused(path):
-    """Check that a file is refused by one short line that names it."""
+    """Check that a file is refused with one short line that names it; return the line."""
     with limits(path.stat().st_size), pytest.raises(ValueError) as caught:
         load_prior(path)
     message = str(caught.value)
@@ -432,8 +441,8 @@ def test_a_hostile_file_is_one_error(case, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
-def test_the_canary_would_sing(tmp_path, monkeypatch):
-    """The files do what they are made for where somebody unpickles them."""
+def test_the_hostile_files_run_code_when_unpickled(tmp_path, monkeypatch):
+    """Python's own unpickler runs the code in them, so the tests above test something."""
     import pickle
 
     monkeypatch.chdir(tmp_path)
@@ -443,7 +452,7 @@ def test_the_canary_would_sing(tmp_path, monkeypatch):
 
 
 def test_the_parts_of_hostile_files_are_read_where_nothing_is_wrong(tmp_path):
-    """Else they would be refused for another reason than the one that they are made for."""
+    """If they were not, the hostile files would be refused for another reason than intended."""
     good = {
         "stream": (legacy(), "w"),
         "zip": (archive(ENTRIES), "w"),
@@ -498,7 +507,7 @@ def test_truncated_files_are_refused(source, tmp_path):
     refused(path)
 
 
-def test_what_is_no_file(tmp_path):
+def test_pipes_links_and_folders_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -517,9 +526,9 @@ def test_what_is_no_file(tmp_path):
 def mutants():
     place = Path(__file__).parent / "mutants.py"
     spec = importlib.util.spec_from_file_location("mutants", place)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("source", [TRAINING, LEGACY, ADA, TENSORFLOW], ids=lambda p: p.parent.name)
@@ -531,7 +540,7 @@ def test_damaged_files_load_or_are_refused(source, tmp_path, monkeypatch):
         path.write_bytes(mutants().mutant(data, rng))
         with limits(len(data)):
             try:
-                load_prior(path)  # a change inside a weight cannot be told
+                load_prior(path)  # a change inside a weight cannot be detected
                 loaded += 1
             except ValueError as error:
                 assert str(path) in str(error)

@@ -1,6 +1,6 @@
-"""Images through files: values, geometry, privacy, damaged input.
+"""Reading and writing image files: values, geometry, privacy, damaged files.
 
-The real samples are those inside the installed pydicom and nibabel packages.
+The real images are samples inside the installed packages pydicom and nibabel.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_rescale, set_pixel_data
 
+from gprior.checks import InputError
 from gprior.images import (
     STAMP,
     ImageFileError,
     default_intensity,
     fit,
     from_unit,
-    raster as imageformats,
+    raster,
     read_image,
     save_png,
     to_unit,
@@ -67,7 +68,7 @@ def save_tiff(path: Path, stored: NDArray[Any], **options: Any) -> Path:
 
 
 def rewrite(source: Path, target: Path, shift: float = 0.0) -> tuple[Any, Any]:
-    """Write the pixels of `source` as its own reconstruction; return both images."""
+    """Write the pixels of `source`, plus `shift`, as its reconstruction; return both images."""
     image = read_image(source)
     unit, intensity = to_unit(image)
     write_like(target, unit + shift, image, intensity, "test")
@@ -97,8 +98,20 @@ def test_big_endian_and_multipage_tiff(tmp_path: Path) -> None:
     middle = read_image(tmp_path / "x.tif")
     np.testing.assert_array_equal(middle.pixels[0], pages[1])
     assert middle.geometry == {"pages": 3, "page": 1}
-    with pytest.raises(ValueError, match=r"slice 3 .* from 0 to 2"):
+    with pytest.raises(ValueError, match="slice must be an integer from 0 to 2, got 3"):
         read_image(tmp_path / "x.tif", slice=3)
+
+
+@pytest.mark.parametrize("index", [True, 1.0, "1", -1])
+def test_a_slice_is_an_integer(tmp_path: Path, index: Any) -> None:
+    """NumPy's integers are integers; booleans and floats are not."""
+    save_tiff(
+        tmp_path / "x.tif", pixels16(), save_all=True, append_images=[Image.new("I;16", (1, 1))]
+    )
+    assert read_image(tmp_path / "x.tif", slice=np.int64(1)).geometry["page"] == 1
+    assert read_image(BRAIN, axis=np.int64(1)).geometry["axis"] == 1
+    with pytest.raises(ImageFileError, match="slice must be an integer from 0 to 1, got"):
+        read_image(tmp_path / "x.tif", slice=index)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +175,7 @@ def test_alpha_palette_bilevel_and_cmyk(tmp_path: Path) -> None:
 
 
 def png16(color_type: int, channels: int) -> bytes:
-    """Make a 16-bit PNG of several channels, which Pillow reads as 8-bit without a word."""
+    """Make a 16-bit PNG of several channels, which Pillow silently reads as 8-bit."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return (
@@ -244,9 +257,11 @@ def test_to_unit_is_linear_and_inverts() -> None:
     np.testing.assert_allclose(flipped, 1 - unit)
 
 
-@pytest.mark.parametrize("bad", [(1, 1), (0, np.nan), (0,), (0, 1, 2), (-np.inf, 1)])
-def test_intensity_must_be_two_different_numbers(bad: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="intensity must be two different finite numbers"):
+@pytest.mark.parametrize(
+    "bad", [(1, 1), (0, np.nan), (0,), (0, 1, 2), (-np.inf, 1), (0, "a"), (0, None), (0, True), 5]
+)
+def test_intensity_must_be_two_different_numbers(bad: Any) -> None:
+    with pytest.raises(InputError, match="intensity must be two different finite numbers"):
         to_unit(read_image(dicom("MR_small.dcm")), bad)
 
 
@@ -264,7 +279,9 @@ def test_default_intensity(tmp_path: Path) -> None:
     sparse = np.zeros((100, 100))
     sparse[3, 4] = 7
     assert of(sparse) == (0, 7)
-    with pytest.raises(ValueError, match=r"constant.*--intensity LO,HI"):
+    with pytest.raises(
+        ValueError, match=r"intensity must be given.*constant.*give two different numbers LO, HI"
+    ):
         of(np.full((4, 4), 5.0))
 
 
@@ -282,8 +299,8 @@ def test_padding_and_values_below_air_do_not_count(tmp_path: Path) -> None:
         assert image.pixels[0, 0, 0] == (value - 1024 if tagged else value)
         kept = np.ones((128, 128), bool)
         kept[:64, :64] = False
-        wanted = np.percentile(image.pixels[0][kept], (0.2, 99.8))
-        np.testing.assert_allclose(default_intensity(image), wanted, atol=3)
+        percentiles = np.percentile(image.pixels[0][kept], (0.2, 99.8))
+        np.testing.assert_allclose(default_intensity(image), percentiles, atol=3)
         assert abs(default_intensity(image)[0] - expected[0]) < 50
 
 
@@ -307,7 +324,7 @@ def test_save_png_clamps(tmp_path: Path) -> None:
 
 
 def blob(shape: tuple[int, int], centre: tuple[float, float], width: float) -> NDArray[np.float64]:
-    """Return a Gaussian; `centre` in pixel areas, so that the first pixel spans 0 to 1."""
+    """Return a Gaussian; `centre` is in pixels, and the first pixel reaches from 0 to 1."""
     rows, columns = (np.arange(n) + 0.5 - c for n, c in zip(shape, centre, strict=True))
     picture: NDArray[np.float64] = np.exp(-(rows[:, None] ** 2 + columns**2) / (2 * width**2))
     return picture
@@ -350,7 +367,7 @@ def test_pad_shows_everything_and_crop_fills() -> None:
     cropped, record = fit(ones, (12, 12), "crop")
     np.testing.assert_allclose(cropped, 1, atol=1e-6)
     back = unfit(cropped, record)
-    # 20 columns are kept and so are the middle 20 of the 30 rows; nothing between 0 and 1.
+    # The 20 columns and the middle 20 of the 30 rows are kept. No pixel is between 0 and 1.
     np.testing.assert_allclose(back[:, 5:25], 1, atol=1e-6)
     assert back[:, :5].max() == back[:, 25:].max() == 0
 
@@ -369,10 +386,10 @@ def test_fit_without_a_change_of_size_is_exact_and_shrinking_is_antialiased() ->
 def test_fit_refuses() -> None:
     with pytest.raises(ValueError, match=r"\(C, H, W\)"):
         fit(np.zeros((4, 4)), (2, 2))
-    with pytest.raises(ValueError, match="two positive integers"):
-        fit(np.zeros((1, 4, 4)), (2, 0))
-    with pytest.raises(ValueError, match="two positive integers"):
-        fit(np.zeros((1, 4, 4)), (2.5, 2))  # type: ignore[arg-type]
+    for size in ((2, 0), (2.5, 2), (2,), (2, 2, 2), ("a", 2), (True, 2), 2):
+        with pytest.raises(InputError, match="size must be two positive integers"):
+            fit(np.zeros((1, 4, 4)), size)  # type: ignore[arg-type]
+    assert fit(np.zeros((1, 4, 4)), np.array([2, 3]))[0].shape == (1, 2, 3)
     with pytest.raises(ValueError, match="'pad', 'crop' or 'stretch', got 'fill'"):
         fit(np.zeros((1, 4, 4)), (2, 2), "fill")  # type: ignore[arg-type]
     _, record = fit(np.zeros((1, 4, 4)), (2, 2))
@@ -626,7 +643,7 @@ def test_no_patient_data_in_geometry_repr_errors_or_logs(
         (tmp_path / "bad.dcm").write_bytes(damaged)
         with pytest.raises(ImageFileError) as caught:
             read_image(tmp_path / "bad.dcm")
-        assert caught.value.__suppress_context__  # nor in a printed traceback
+        assert caught.value.__suppress_context__  # a printed traceback does not have them either
         texts.append(str(caught.value))
     with pytest.raises(ValueError, match="unfit") as wrong_grid:
         write_like(tmp_path / "x.dcm", np.zeros((1, 4, 4)), image, (0, 1), "test")
@@ -646,7 +663,7 @@ def test_no_identifying_element_of_the_samples_in_what_is_public(name: str) -> N
     data = pydicom.dcmread(dicom(name))
     image = read_image(dicom(name))
     public = json.dumps(image.geometry) + repr(image)
-    found = 0
+    count = 0
     for element in data.iterall():
         identifying = element.VR in ("PN", "DA", "DT", "UI") or element.keyword in (
             "PatientID",
@@ -657,9 +674,9 @@ def test_no_identifying_element_of_the_samples_in_what_is_public(name: str) -> N
         )
         value = str(element.value)
         if identifying and len(value) > 3:
-            found += 1
+            count += 1
             assert value not in public, element.keyword
-    assert found > 5
+    assert count > 5
 
 
 # --- NIfTI -----------------------------------------------------------------------------------
@@ -780,9 +797,9 @@ def test_nifti_of_two_and_five_dimensions_and_other_types(tmp_path: Path) -> Non
     nibabel.save(nibabel.Nifti1Image(flat.astype(np.complex64), np.eye(4)), tmp_path / "x.nii")
     with pytest.raises(ImageFileError, match="magnitude"):
         read_image(tmp_path / "x.nii")
-    with pytest.raises(ImageFileError, match=r"slice 24 .* from 0 to 23"):
+    with pytest.raises(ImageFileError, match="slice must be an integer from 0 to 23, got 24"):
         read_image(BRAIN, slice=24)
-    with pytest.raises(ImageFileError, match="give 0, 1 or 2"):
+    with pytest.raises(ImageFileError, match="axis must be an integer from 0 to 2, got 3"):
         read_image(BRAIN, axis=3)
     with pytest.raises(ImageFileError, match="axis=1 is for NIfTI"):
         read_image(dicom("CT_small.dcm"), axis=1)
@@ -845,7 +862,7 @@ def test_mutated_files_give_an_image_or_one_clear_error(tmp_path: Path) -> None:
             data = bytearray(content)
             if trial % 4 == 0:
                 data = data[: int(rng.integers(0, len(data)))]
-            else:  # most damage in the header, where it does more than change a pixel
+            else:  # mostly in the header, where damage does more than change a pixel
                 reach = len(data) if trial % 4 == 1 else min(len(data), 600)
                 for place in rng.integers(0, reach, int(rng.integers(1, 9))):
                     data[place] = int(rng.integers(0, 256))
@@ -860,8 +877,8 @@ def test_mutated_files_give_an_image_or_one_clear_error(tmp_path: Path) -> None:
                 assert str(path) in str(error)
                 outcomes["refused"] += 1
                 continue
-            # What could be read can be written, or is refused as clearly.
-            suffix = imageformats.EXTENSIONS[image.format][-1]
+            # An image that could be read can be written, or is refused with a clear error.
+            suffix = raster.EXTENSIONS[image.format][-1]
             try:
                 intensity = default_intensity(image)
                 write_like(tmp_path / f"out{suffix}", to_unit(image)[0], image, intensity, "test")
@@ -882,14 +899,14 @@ def test_mutated_files_give_an_image_or_one_clear_error(tmp_path: Path) -> None:
 @settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-def test_anything_after_the_first_bytes(tmp_path: Path, magic: bytes, rest: bytes) -> None:
+def test_random_bytes_after_known_first_bytes(tmp_path: Path, magic: bytes, rest: bytes) -> None:
     (tmp_path / "x").write_bytes(magic + rest)
     with pytest.raises(ImageFileError, match=r"x "):
         read_image(tmp_path / "x")
 
 
 def bombs() -> dict[str, bytes]:
-    """Return files of a few bytes that promise very large images."""
+    """Return small files that promise very large images."""
     npy = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         npy, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
@@ -925,6 +942,11 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
         tracemalloc.stop()
     (tmp_path / "x.png").write_bytes(png16(0, 1))
     assert read_image(tmp_path / "x.png").pixels.shape == (1, 3, 4)
+
+
+def test_an_image_file_error_is_an_input_error() -> None:
+    """The command line shows an InputError to the user, and any other ValueError as a bug."""
+    assert issubclass(ImageFileError, InputError)
 
 
 def test_files_that_cannot_be_opened_or_are_something_else(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_gains_are_folded_on_the_way(tmp_path):
 
 def test_an_adapted_prior_is_not_saved_as_its_base(tiny_prior, tmp_path):
     adapted = tiny_prior(dtype=torch.float32).adapt((3, 16, 16))
-    with pytest.raises(TypeError, match=r"StyleGAN2, got AdaptedPrior; save its base"):
+    with pytest.raises(TypeError, match=r"StyleGAN2, got AdaptedPrior; save the base"):
         save_prior(adapted, tmp_path / "adapted.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -276,7 +276,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(saved, tmp_path):
     refused(rewritten(saved[1], path, without), "tensor const should.*the file has none")
     refused(rewritten(saved[1], path, extra), "tensor surplus should have shape none")
     refused(rewritten(saved[1], path, misshapen), r"const.*\(1, 16, 4, 4\).*has \(256,\)")
-    refused(rewritten(saved[1], path, halves), "F16.*all float32 or all float64")
+    refused(rewritten(saved[1], path, halves), "F16.*must all be float32 or all float64")
     refused(rewritten(saved[1], path, mixed), "F32.*F64")
     refused(rewritten(saved[1], path, foreign), "not a generator that gprior knows")
 
@@ -336,4 +336,4 @@ def test_embedded_priors_load(name):
     assert prior.name == name
     x = prior.sample(2)
     assert x.shape == (2, *prior.image_shape) and x.isfinite().all()
-    assert prior.record["perceptual_unit"] > 0
+    assert prior.statistics["perceptual_unit"] > 0

@@ -720,9 +720,9 @@ def test_a_tensor_of_rank_one_keeps_the_exact_pseudo_inverse() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"factor": 0}, ValueError, "factor must be from 1 to 5, got 0"),
-        ({"factor": 6}, ValueError, "factor must be from 1 to 5, got 6"),
-        ({"factor": 2.0}, TypeError, "factor must be an integer, got 2.0"),
+        ({"factor": 0}, ValueError, "factor must be an integer from 1 to 5, got 0"),
+        ({"factor": 6}, ValueError, "factor must be an integer from 1 to 5, got 6"),
+        ({"factor": 2.0}, TypeError, "factor must be an integer from 1 to 5, got 2.0"),
         ({"filter": "lanczos"}, ValueError, "filter must be bicubic.*or a tensor, got 'lanczos'"),
         ({"filter": torch.ones(1, 2, 3, 3)}, ValueError, r"\(1, 3 or 1, h, w\), got \(1, 2, 3, 3"),
         ({"filter": torch.zeros(3, 3)}, ValueError, "not zero everywhere"),
@@ -832,13 +832,13 @@ def test_the_mean_intensity_is_spread_by_the_signs() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"m": 0}, ValueError, "m .* must be from 1 to 105, got 0"),
-        ({"m": 106}, ValueError, "m .* must be from 1 to 105, got 106"),
+        ({"m": 0}, ValueError, "m .* must be an integer from 1 to 105, got 0"),
+        ({"m": 106}, ValueError, "m .* must be an integer from 1 to 105, got 106"),
         ({"m": 36, "channelwise": True}, ValueError, "from 1 to 35, got 36"),
         ({"m": 1.5}, ValueError, r"share in \(0, 1\].*got 1.5; for a count pass an int"),
         ({"m": math.nan}, ValueError, "share in"),
-        ({"m": "10%"}, TypeError, "m .* must be an integer, got '10%'"),
-        ({"m": True}, TypeError, "m .* must be an integer, got True"),
+        ({"m": "10%"}, TypeError, "m .* must be an integer from 1 to 105, got '10%'"),
+        ({"m": True}, TypeError, "m .* must be an integer from 1 to 105, got True"),
         ({"spectrum": "flat"}, ValueError, "spectrum must be one of unimodular, gaussian, got"),
         ({"scale": "unit"}, ValueError, "scale must be None or 'isometry', got 'unit'"),
         ({"seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import gprior
-import gprior.distances.lpips
+import gprior.distances.choice
 from gprior.distances import (
     FeatureDistance,
     feature_distance,
@@ -25,7 +25,8 @@ from gprior.distances import (
     random_distance,
     random_maps,
 )
-from gprior.distances.lpips import BACKBONES, locate, unit_of
+from gprior.distances.choice import unit_of
+from gprior.distances.lpips import BACKBONES, locate
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.problem import Problem
 from gprior.randomness import normal
@@ -71,7 +72,7 @@ def weights(backbones):
 def hub(monkeypatch, tmp_path, backbones):
     """Give torch hub a cache of its own; the function puts a backbone into it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(gprior.distances.lpips, "PAIRS", 3)
+    monkeypatch.setattr(gprior.distances.choice, "PAIRS", 3)
 
     def place(net):
         path = locate(net)
@@ -210,7 +211,7 @@ def test_damaged_and_hostile_files_are_refused(tmp_path, weights):
         gprior.Perceptual("alex", weights("squeeze"))
     for value in ([1], {"features.0.weight": 3}):
         torch.save(value, tmp_path / "odd.pth")
-        with pytest.raises(ValueError, match="it is missing; give torchvision's own file"):
+        with pytest.raises(ValueError, match="it is missing; give torchvision's complete file"):
             gprior.Perceptual("squeeze", tmp_path / "odd.pth")
 
 
@@ -304,6 +305,7 @@ def test_masks_of_another_kind_are_refused():
 
 def features_used(y, A, prior, **options):
     """Return the features of a short run."""
+    options = {"perceptual": None, **options}
     return gprior.solve(y, A, prior, steps=1, init="random", **options).features
 
 
@@ -450,7 +452,7 @@ def test_names_on_the_command_line():
 
 def test_results_of_earlier_versions_have_no_features(prior, tmp_path):
     A, path = Masking(prior.image_shape, "half"), tmp_path / "r.safetensors"
-    result = gprior.solve(A(prior.sample(1)), A, prior, steps=1, init="mean")
+    result = gprior.solve(A(prior.sample(1)), A, prior, steps=1, init="mean", perceptual=True)
     result.save(path)
     assert gprior.Result.load(path).features == result.features == "discriminator"
     with safe_open(path, "pt") as file:

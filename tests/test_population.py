@@ -11,22 +11,22 @@ import torch
 
 import gprior
 from gprior.operators import Masking, PartialCirculant
-from gprior.priors import BigGAN
+from gprior.priors import BigGAN, Prior
 from gprior.problem import Problem
 from gprior.randomness import generator, normal
 from gprior.search import CSA, CMAPackage, Fixed, inputs_of, population_size
-from gprior.search.space import onto_simplex
+from gprior.search.bounds import onto_simplex
 from gprior.solvers import SOLVERS, BasinCMA, find_solver
 from gprior.solvers.basin_cma import nested
 from gprior.solvers.placement import (
     Transformed,
     box,
     covered,
-    dense,
+    densely_known,
     inverse,
-    placement,
-    standing_out,
+    salient_mask,
     transform,
+    transform_onto,
     usual_box,
 )
 
@@ -140,7 +140,7 @@ def test_the_package_is_optional(monkeypatch, prior, scene):
 
 
 OPTIONS = [
-    {"told": "sampled"},
+    {"learn_from": "sampled"},
     {"elites": False},
     {"polish": 2},
     {"outer": "random"},
@@ -224,7 +224,7 @@ def test_a_row_stops_when_all_its_members_break(name, prior, scene):
             out = out + torch.tensor([0.0, math.nan, 0.0]).repeat_interleave(3)[:, None]
         return out
 
-    with pytest.warns(RuntimeWarning, match="1 of 3 rows met a non-finite value in every member"):
+    with pytest.warns(RuntimeWarning, match="1 of 3 rows met a non-finite value"):
         found = run(y, breaking, prior, name, stop="fixed", perceptual=False)
     assert found.reason[1] == "non-finite"
     others = [0, 2]
@@ -271,7 +271,7 @@ def test_budgets_scale_nested_loops_by_the_root():
         outer, inner, final = nested(total, (30, 30, 300))
         assert outer == inner >= 1 and outer * inner + final == total
     assert nested(1200, (30, 30, 300)) == (30, 30, 300)
-    half = BasinCMA(population=18).within(18 * 300 + 18 * (15 + 1) / 3, 1, 1)
+    half = BasinCMA(population=18).with_budget(18 * 300 + 18 * (15 + 1) / 3, 1, 1)
     assert half.steps == (15, 15, 75) and half.population == 18
 
 
@@ -285,18 +285,18 @@ def test_few_steps_leave_generations_to_the_transform():
         ((0, 0, 1), (0, 0)),
     ):
         found = BasinCMA(steps=steps, transform=True, population=18)
-        assert found.placing == placing
+        assert found.transform_search == placing
         assert found.total == found.columns + placing[0] * placing[1]
 
 
 @pytest.mark.parametrize(
     ("name", "constants", "message"),
     [
-        ("basincma", {"population": 1}, "population must be an integer from 2 on"),
-        ("basincma", {"bound": 0}, "bound must be positive"),
+        ("basincma", {"population": 1}, "population must be an integer of at least 2"),
+        ("basincma", {"bound": 0}, "bound must be a finite number above 0"),
         ("basincma", {"outer": "full"}, "outer must be one of"),
-        ("basincma", {"told": "both"}, "told must be one of"),
-        ("basincma", {"polish": 0}, "polish must be a positive integer"),
+        ("basincma", {"learn_from": "both"}, "learn_from must be one of"),
+        ("basincma", {"polish": 0}, "polish must be an integer of at least 1"),
         ("basincma", {"steps": (0, 3, 0)}, "a generation or a final step"),
         ("basincma", {"search_class": True}, "needs a prior with classes"),
         ("adam", {"foreground": torch.ones(16, 16)}, "foreground needs a measurement that is"),
@@ -489,10 +489,10 @@ def test_a_mask_tells_where_the_search_of_a_transform_starts(prior):
     for scale, x, y in ((1.0, 0.0, 0.0), (1.25, 0.25, -0.125), (0.75, -0.25, 0.125)):
         phi = torch.tensor([[math.log(scale)] * 2 + [x, y, 0.0]], dtype=DOUBLE)
         moved = (transform(mask, phi) > 0.5).to(DOUBLE)
-        torch.testing.assert_close(placement(moved, box(mask)[0]), phi)
+        torch.testing.assert_close(transform_onto(moved, box(mask)[0]), phi)
     tall = torch.zeros_like(mask)
     tall[..., 8:56, 20:44] = 1
-    grown = placement(tall, box(mask)[0])[0, :2].exp()
+    grown = transform_onto(tall, box(mask)[0])[0, :2].exp()
     torch.testing.assert_close(grown, torch.full((2,), 1.5, dtype=DOUBLE))
     torch.testing.assert_close(box(torch.zeros(1, 1, 8, 8))[0], torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
@@ -502,11 +502,11 @@ def test_a_mask_tells_where_the_search_of_a_transform_starts(prior):
     masks[0, :, 2:6, 3:9], masks[1, :, 8:] = 1, 1
     options = {"steps": (0, 0, 1), "transform": True}
     found = run(y, A, prior, "basincma", foreground=masks, **options)
-    expected = placement(masks, usual_box(prior))
+    expected = transform_onto(masks, usual_box(prior))
     torch.testing.assert_close(found.latents["transform"], expected)
     # Without a mask it is what stands out, unless there is a gap in y.
     start = run(y, A, prior, "basincma", stop="fixed", **options).latents["transform"]
-    torch.testing.assert_close(start, placement(standing_out(y), usual_box(prior)))
+    torch.testing.assert_close(start, transform_onto(salient_mask(y), usual_box(prior)))
     gap = Masking(prior.image_shape, (torch.arange(16) < 9).expand(1, 16, 16))
     start = run(gap(prior.sample(2)), gap, prior, "basincma", **options).latents["transform"]
     assert (start == 0).all()
@@ -517,17 +517,17 @@ def test_what_stands_out_is_seen_through_noise_and_small_gaps():
     x[..., 20:50, 10:40] = 0.8
     noisy = x + 0.1 * torch.randn(x.shape, generator=generator(0, "noise"))
     known = (torch.rand(x.shape, generator=generator(0, "gaps")) < 0.7).to(x)
-    assert dense(known)
+    assert densely_known(known)
     expected = torch.tensor([[(10 + 40 - 64) / 64, (20 + 50 - 64) / 64, 30 / 64, 30 / 64]])
     for image in (x, noisy, x.masked_fill(known == 0, 5.0)):
-        found = box(standing_out(image, known))
+        found = box(salient_mask(image, known))
         torch.testing.assert_close(found, expected, atol=2.1 / 32, rtol=0)
     known[..., 30:36, 30:36] = 0
-    assert not dense(known)
+    assert not densely_known(known)
 
 
 def test_the_usual_box_is_that_of_most_samples():
-    class Squares:
+    class Squares(Prior):
         def sample(self, n):
             x = torch.full((n, 2, 16, 16), 0.3)
             x[:, 1, 4:12, 6:14] = 0.9

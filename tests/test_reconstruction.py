@@ -280,7 +280,7 @@ def test_full_disk_leaves_nothing(write, options, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     out = tmp_path / "out"
-    with pytest.raises(OSError, match=r"No space left.*--out") as caught:
+    with pytest.raises(OSError, match=r"No space left.*another place") as caught:
         run(image_file("png", tmp_path), out, options(simulate=True))
     assert caught.value.errno == errno.ENOSPC
     assert "/." not in str(caught.value)  # the folder that the user knows
@@ -310,13 +310,13 @@ def test_an_image_that_cannot_be_derived_is_refused_before_the_search(
         raise ValueError("no image can be derived")
 
     monkeypatch.setattr(module, "write_like", refuse)
-    monkeypatch.setattr(module, "solve", lambda *a, **k: pytest.fail("searched in vain"))
+    monkeypatch.setattr(module, "solve", lambda *a, **k: pytest.fail("a useless search"))
     with pytest.raises(ValueError, match="derived"):
         run(image_file("png", tmp_path), tmp_path / "out", options(simulate=True))
     assert not (tmp_path / "out").exists()
 
 
-def test_an_earlier_image_in_another_format_goes(options, tmp_path):
+def test_an_earlier_image_in_another_format_is_removed(options, tmp_path):
     out = tmp_path / "out"
     run(image_file("png", tmp_path), out, options(simulate=True))
     run(image_file("npy", tmp_path), out, options(simulate=True))

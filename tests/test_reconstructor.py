@@ -184,3 +184,37 @@ def test_training_changes_the_reconstruction(prior, problem):
     with torch.no_grad():  # the copy's demodulation follows its weights
         again = model(y, A)
     assert (again - gprior.Reconstructor(prior, "brgm", **OPTIONS)(y, A)).abs().max() > 0.01
+
+
+def test_the_name_of_a_model_says_what_its_answers_depend_on(prior):
+    """Models that print alike give the same answers, because tools cache by ``str(model)``."""
+    models = [
+        gprior.Reconstructor(prior, "brgm", steps=3),
+        gprior.Reconstructor(prior, "i2s", steps=3),
+        gprior.Reconstructor(prior, "brgm", steps=4),
+        gprior.Reconstructor(prior, "brgm", steps=3, seed=1),
+        gprior.Reconstructor(prior, "brgm", steps=3, trainable=True),
+        gprior.Reconstructor(prior, "brgm", steps=3, init=torch.zeros(1, 8)),
+        gprior.Reconstructor(prior, "brgm", steps=3, init=torch.ones(1, 8)),
+        gprior.Reconstructor(prior.adapt((1, 16, 20)), "brgm", steps=3),
+    ]
+    assert len({str(model) for model in models}) == len(models)
+    assert str(models[0]) == str(gprior.Reconstructor(prior, "brgm", steps=3))
+    assert "BRGM(steps=3, init='mean'" in str(models[0]) and prior.digest() in str(models[0])
+    before = str(models[4])
+    with torch.no_grad():
+        next(models[4].prior.parameters()).add_(1)
+    assert str(models[4]) != before
+
+
+def test_a_transform_reaches_a_trainable_copy(prior):
+    """The code of BasinCMA's transform is rendered with it, attached to the weights."""
+    A = Masking(prior.image_shape, torch.ones(1, 16, 16))
+    y = A(prior.sample(1, seed=3))
+    options = {"transform": True, "steps": (1, 1, 1), "population": 3, "label": None}
+    plain = gprior.Reconstructor(prior, "basincma", **options)
+    model = gprior.Reconstructor(prior, "basincma", trainable=True, **options)
+    x = model(y, A)
+    torch.testing.assert_close(x, plain(y, A), atol=2e-3, rtol=0)
+    x.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.prior.parameters())

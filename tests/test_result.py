@@ -23,7 +23,8 @@ def result(tiny_prior):
     prior = tiny_prior(c_dim=3).adapt((3, 20, 20), size="pad")
     A = Masking(prior.image_shape, "half")
     y = A(prior.sample(2))
-    return gprior.solve(y, A, prior, steps=3, init="best-of:3", restarts=2, seed=[3, 1 << 40])
+    options = {"steps": 3, "init": "best-of:3", "restarts": 2, "seed": [3, 1 << 40]}
+    return gprior.solve(y, A, prior, perceptual=None, **options)
 
 
 def test_a_round_trip_is_exact(result, tmp_path):

@@ -64,12 +64,6 @@ def test_every_solver_has_a_row():
     assert set(ROWS) == set(SOLVERS)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Estimate the spread of w from fewer draws: half of the time of these tiny problems."""
-    monkeypatch.setattr("gprior.solvers.styles.SAMPLES", 256)
-
-
 @pytest.fixture
 def prior(tiny_prior):
     return tiny_prior()
@@ -116,9 +110,10 @@ def test_a_batch_is_its_images_alone(name, prior, scene):
 def test_batches_with_a_perceptual_term_too(name, prior):
     A = Downsampling(prior.image_shape, 2)
     y = A(prior.sample(3, seed=3))
-    whole = run(y, A, prior, name)
+    whole = run(y, A, prior, name, perceptual=None)
+    assert whole.perceptual == SOLVERS[name].has_perceptual
     for i in range(3):
-        same(run(y[i : i + 1], A, prior, name), whole, [i])
+        same(run(y[i : i + 1], A, prior, name, perceptual=None), whole, [i])
 
 
 @solvers
@@ -354,7 +349,7 @@ def test_constants_are_validated(name, prior, scene):
     for wrong in (0, -1, 1.5, "3"):
         with pytest.raises(ValueError, match="steps must be"):
             run(y, A, prior, name, steps=wrong)
-    with pytest.raises(ValueError, match="max_batch must be a positive integer"):
+    with pytest.raises(ValueError, match="max_batch must be an integer of at least 1"):
         run(y, A, prior, name, max_batch=0)
     instance = SOLVERS[name](steps=3)
     with pytest.raises(TypeError, match=r"constants \['lr'\] go with a solver's name"):
@@ -862,8 +857,8 @@ def test_held_out_entries_are_never_seen(name, kind, prior):
     held = held_out(y)
     other = torch.where(held, y + 1.0, y)
     first, second = Iterates(), Iterates()
-    a = run(y, A, prior, name, stop="holdout", callback=first)
-    b = run(other, A, prior, name, stop="holdout", callback=second)
+    a = run(y, A, prior, name, stop="holdout", callback=first, perceptual=None)
+    b = run(other, A, prior, name, stop="holdout", callback=second, perceptual=None)
     assert a.perceptual == (kind == "image" and SOLVERS[name].has_perceptual)
     # A second stage starts from the iterate that predicts the held-out entries best.
     blind = np.atleast_1d(ROWS[name]["steps"])[0]
@@ -939,16 +934,16 @@ def test_entries_that_vanish_for_negative_images_are_information(prior):
 
 def test_complex_pairs_stay_together(prior):
     """Both channels of a k-space sample are held out, or neither."""
-    from gprior.problem import split
+    from gprior.problem import hold_out
 
     masks = [torch.ones(3, 2, 20, 20), torch.ones(3, 2, 4, 20, 20)]
     masks[0][:, :, ::2] = 0
-    fit, held = split(masks, [1, 2, 2], complex_pairs=True)
+    fit, held = hold_out(masks, [1, 2, 2], complex_pairs=True)
     for mask, f, h in zip(masks, fit, held, strict=True):
         assert torch.equal(f + h, mask) and torch.equal(h[:, 0], h[:, 1])
         assert 0.02 < h.sum() / mask.sum() < 0.09
         assert torch.equal(h[1], h[2]) and not torch.equal(h[0], h[1])
-    apart = split(masks, [1, 2, 3], complex_pairs=False)[1]
+    apart = hold_out(masks, [1, 2, 3], complex_pairs=False)[1]
     assert not torch.equal(apart[0][:, 0], apart[0][:, 1])
 
 
@@ -1167,9 +1162,9 @@ def test_where_the_perceptual_term_applies(prior):
         blur,
     ]
     for A in images:
-        found = gprior.solve(A.A(x), A, prior, steps=2)
+        found = gprior.solve(A.A(x), A, prior, steps=2, perceptual=None)
         assert found.perceptual and "perceptual" in found.terms
-        critic, unit = prior.discriminator, prior.record["perceptual_unit"]
+        critic, unit = prior.discriminator, prior.statistics["perceptual_unit"]
 
         def features(y, critic=critic):
             if y.shape[-1] != 16:
@@ -1185,7 +1180,7 @@ def test_where_the_perceptual_term_applies(prior):
         square = (A.A(found.x) - A.A(x)).square()
         if isinstance(A, Downsampling):
             torch.testing.assert_close(found.terms["fidelity"][0], 255**2 / 2 * square.mean())
-        off = gprior.solve(A.A(x), A, prior, steps=2, perceptual=False)
+        off = gprior.solve(A.A(x), A, prior, steps=2)  # the default, which it does not change
         assert not off.perceptual and "perceptual" not in off.terms
 
     circulant = PartialCirculant(shape, m=128)
@@ -1194,7 +1189,7 @@ def test_where_the_perceptual_term_applies(prior):
         (torch.eye(256, dtype=DOUBLE), x.flatten(1)),
         (lambda x: 2 * x, 2 * x),
     ):
-        assert not gprior.solve(y, A, prior, steps=1).perceptual
+        assert not gprior.solve(y, A, prior, steps=1, perceptual=None).perceptual
     assert gprior.solve(2 * x, lambda x: 2 * x, prior, steps=1, perceptual=True).perceptual
     with pytest.raises(ValueError, match="needs a measurement that is one batch of images"):
         gprior.solve(circulant(x), circulant, prior, steps=1, perceptual=True)
@@ -1212,7 +1207,7 @@ def test_features_can_be_given(prior, tiny_prior):
     found = gprior.solve(y, A, prior, steps=2, perceptual=features)
     assert found.perceptual and calls and found.solver["perceptual"] == "function"
     bare = tiny_prior(critic=False)
-    assert not gprior.solve(y, A, bare, steps=1).perceptual
+    assert not gprior.solve(y, A, bare, steps=1, perceptual=None).perceptual
     assert gprior.solve(y, A, bare, steps=1, perceptual=features).perceptual
     with pytest.raises(ValueError, match="this prior has no discriminator; pass a callable"):
         gprior.solve(y, A, bare, steps=1, perceptual=True)
@@ -1291,7 +1286,7 @@ def test_complex_images_in_mri(channels, tiny_prior):
 def test_an_adapted_prior_solves(shape, size, tiny_prior):
     prior = tiny_prior().adapt(shape, size=size)
     A = Masking(shape, "half")
-    found = gprior.solve(A(prior.sample(2)), A, prior, steps=3)
+    found = gprior.solve(A(prior.sample(2)), A, prior, steps=3, perceptual=None)
     assert found.perceptual and found.x.shape == (2, *shape)
     assert found.terms["perceptual"].isfinite().all()
 

@@ -10,10 +10,10 @@ import torch
 
 import gprior
 from gprior.operators import Masking, PartialCirculant
-from gprior.problem import Problem
+from gprior.problem import AllSteps, Problem
 from gprior.search import AfterBlock, L1Ball, Noise, Sphere, ZPlus, inputs_of
-from gprior.search.loop import moment
-from gprior.search.space import onto_l1_ball
+from gprior.search.bounds import onto_l1_ball
+from gprior.search.loop import step_of
 
 DOUBLE = torch.float64
 
@@ -26,7 +26,8 @@ def prior(tiny_prior):
 def rows(prior, n):
     """Return a problem of n rows that is asked for its draws alone."""
     image = torch.arange(n)
-    return Problem(prior, None, [], [], [], image, [(i, 0) for i in range(n)], torch.zeros(n))
+    keys = [(i, 0) for i in range(n)]
+    return Problem(prior, None, [], [], [], image, keys, [AllSteps()] * n, torch.zeros(n))
 
 
 # --- Balls and spheres
@@ -204,6 +205,9 @@ def test_lbfgs_stops_at_the_noise(prior):
 
 def test_heads_of_sphinx_are_functions_of_z(prior):
     """The code is the mean over draws; its loss is reported; the spread is what it says."""
+    from gprior.solvers.sphinx import StyleHead
+    from gprior.solvers.styles import spread
+
     A = PartialCirculant(prior.image_shape, m=0.5)
     y = A(prior.sample(2, seed=3))
     for full in (False, True):
@@ -213,7 +217,10 @@ def test_heads_of_sphinx_are_functions_of_z(prior):
         square = (A(prior(**inputs_of(found.latents))) - y).square().mean(1)
         torch.testing.assert_close(found.terms["fidelity"], 255**2 / 2 * square)
         assert ("content" in found.latents) == full
-        assert not any(name.startswith("style.") for name in found.latents)
+        heads = {k: v for k, v in found.latents.items() if k.startswith("style.")}
+        w = StyleHead(spread(prior)).offsets(heads, heads["style.draws"]).mean(1)
+        mean = prior.w_avg.expand_as(w)
+        torch.testing.assert_close(found.latents["w"], mean + w)  # heads and draws are kept
 
 
 def test_a_collapsed_head_is_reported(prior):
@@ -222,14 +229,14 @@ def test_a_collapsed_head_is_reported(prior):
 
     start = {"z": prior.draw([(0, "z", i) for i in range(2)])}
     start["w"] = prior.mapping(start["z"])
-    space, at = StyleHead(0.4), moment(rows(prior, 2), 0, 0.0)
+    space, at = StyleHead(0.4), step_of(rows(prior, 2), 0, 0.0)
     variables = space.initial(prior, start, at)
     last = "style.decoder.2.weight"
     variables[last] = variables[last] * torch.tensor([1.0, 0.0], dtype=DOUBLE).view(2, 1, 1, 1)
     found = space.diagnose(variables, {}, at)
     assert found["collapsed"].tolist() == [0, 1] and found["spread"][1] < 1e-9
     w = torch.stack(
-        [space.decode(variables, start, moment(rows(prior, 2), k, 0.0))["ws"] for k in range(400)]
+        [space.decode(variables, start, step_of(rows(prior, 2), k, 0.0))["ws"] for k in range(400)]
     )
     spread = (w - w.mean(0)).square().mean((0, 2, 3)).sqrt() / 0.4
     torch.testing.assert_close(found["spread"][0], spread[0], rtol=0.1, atol=0)
@@ -276,7 +283,7 @@ def test_normalised_gradients_ignore_the_weights_of_the_data(prior):
 
 def test_noise_maps_by_number(prior):
     z = prior.draw([(0, "z", 0)])
-    at = moment(rows(prior, 1), 0, 0.0)
+    at = step_of(rows(prior, 1), 0, 0.0)
     space = ZPlus(prior) & Noise(first=1, last=3)
     start = {"z": z, "w": prior.mapping(z)}
     variables = space.initial(prior, start, at)

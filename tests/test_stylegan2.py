@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from gprior.priors import AdaptedPrior, Prior, StyleGAN2, fold_
+from gprior.priors import AdaptedPrior, Generator, Prior, StyleGAN2, fold_
 
 DOUBLE = torch.float64
 
@@ -262,6 +262,58 @@ def test_truncation(tiny_prior):
     assert not torch.allclose(prior(z, truncation_psi=0.4), prior(z))
 
 
+def test_samples_may_be_truncated(tiny_prior):
+    prior = tiny_prior()
+    z = prior.draw([(4, "sample", i) for i in range(3)])
+    small = prior.sample(3, seed=4, truncation=0.4)
+    torch.testing.assert_close(small, prior(z, truncation_psi=0.4))
+    assert torch.equal(prior.sample(3, seed=4, truncation=1), prior.sample(3, seed=4))
+    assert (
+        prior.adapt((3, 16, 16))
+        .sample(3, seed=4, truncation=0.4)
+        .equal(small.expand(-1, 3, -1, -1))
+    )
+    for value in (float("nan"), "half", True):
+        with pytest.raises(ValueError, match="truncation must be a finite number, got"):
+            prior.sample(1, truncation=value)
+
+
+def test_a_prior_without_truncation_refuses_one():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Unflatten(1, (1, 8, 8)))
+    with pytest.raises(ValueError, match="a Generator has none; leave truncation=None"):
+        Generator(net, 4).adapt((3, 8, 8)).sample(1, truncation=0.5)
+
+
+@pytest.mark.parametrize("n", [0, 1.5, True, "2"])
+def test_the_number_of_samples_is_a_positive_integer(n, tiny_prior):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, got"):
+        tiny_prior().sample(n)
+
+
+def test_it_describes_itself(tiny_prior):
+    prior = tiny_prior()
+    assert prior.describe() == "StyleGAN2, z 8, w 6 x 16"
+    assert prior.adapt((3, 8, 8)).describe() == "StyleGAN2, z 8, w 6 x 16, adapted to 3 x 8 x 8"
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_an_unfrozen_copy_follows_its_weights(adapted, tiny_prior):
+    frozen = tiny_prior()
+    prior = copy.deepcopy(frozen)
+    outer = prior.adapt((3, 16, 16)) if adapted else prior
+    known = prior.statistics
+    assert outer.unfreeze() is outer and prior.statistics == known != {}
+    learned = {name for name, p in prior.named_parameters() if p.requires_grad}
+    assert learned == {n for n, _ in prior.named_parameters() if not n.startswith("discriminator.")}
+    assert not prior.training
+    torch.testing.assert_close(prior.sample(2), frozen.sample(2))
+    with torch.no_grad():
+        for parameter in prior.blocks.parameters():
+            parameter.mul_(1.1)
+    images = prior.sample(2)
+    torch.testing.assert_close(prior.freeze().sample(2), images)
+
+
 def test_truncation_is_towards_the_mean_of_the_class(tiny_prior):
     prior = tiny_prior(c_dim=3, critic=False)
     assert prior.w_avg.shape == (3, 16)
@@ -306,7 +358,7 @@ WRONG = {
     ),
     "from_block": (
         lambda p: p.synthesis(WS, from_block=3, state=STATE),
-        "from_block must be between 0 and 2",
+        "from_block must be an integer from 0 to 2",
     ),
     "state alone": (lambda p: p.synthesis(WS, state=STATE), "go together"),
     "from_block alone": (lambda p: p.synthesis(WS, from_block=1), "go together"),
@@ -449,7 +501,7 @@ def test_samples_have_uniform_classes(tiny_prior):
     soft = torch.tensor([0.0, 1.0, 0.0])
     torch.testing.assert_close(prior.sample(2, label=1), prior.sample(2, label=soft))
     assert not torch.allclose(prior.sample(2, label=1), prior.sample(2, label=2))
-    with pytest.raises(ValueError, match="n must be at least 1"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         prior.sample(0)
 
 
@@ -519,7 +571,7 @@ def test_an_adapted_prior_is_recorded_and_delegates(tiny_prior):
     adapted = prior.adapt((3, 20, 20), size="pad")
     assert isinstance(adapted, AdaptedPrior) and isinstance(adapted, Prior)
     assert adapted.record["adapted"] == {"from": [1, 16, 16], "to": [3, 20, 20], "size": "pad"}
-    assert adapted.record["perceptual_unit"] == prior.record["perceptual_unit"]
+    assert adapted.core is prior and adapted.discriminator is prior.discriminator
     assert "adapted" not in prior.record
     assert adapted.image_shape == (3, 20, 20)
     assert adapted.inputs == prior.inputs and adapted.c_dim == 3
@@ -559,8 +611,8 @@ def test_an_adapted_prior_copies_casts_and_pickles(tiny_prior):
         ((1, 16, 16), {"size": "stretch"}, "size must be one of"),
         ((1, 12, 20), {"size": "pad"}, "needs at least 16x16"),
         ((1, 12, 20), {"size": "crop"}, "needs at most 16x16"),
-        ((1, 16, 16), {"phase": torch.zeros(16, 16)}, "phase must be"),
-        ((2, 16, 16), {"phase": torch.zeros(8, 8)}, "phase must be"),
+        ((1, 16, 16), {"phase": torch.zeros(16, 16)}, "phase must have"),
+        ((2, 16, 16), {"phase": torch.zeros(8, 8)}, "phase must have"),
     ],
 )
 def test_impossible_adaptations_are_refused(tiny_prior, shape, options, message):

@@ -1,4 +1,4 @@
-"""Training: keyed, resumable, with R1 on its schedule; its data and its distance."""
+"""Training: reproducible and resumable runs, the losses, the Fréchet distance, the images."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def trainer(data, **changes):
 
 @pytest.fixture(scope="module")
 def trained(data):
-    """Return a trainer that ran to its end, and what it reported at each step."""
-    found, values = trainer(data), []
-    found.train(values.append)
-    return found, values
+    """Return a trainer after its last step, and the losses of each step."""
+    run, values = trainer(data), []
+    run.train(values.append)
+    return run, values
 
 
 def equal(a, b):
@@ -78,7 +78,7 @@ def test_a_run_is_a_function_of_its_seed(data, trained):
     assert not equal(other, trained[0])
 
 
-def test_every_step_draws_anew(data, monkeypatch):
+def test_every_step_draws_other_images(data, monkeypatch):
     seen = []
     batch = type(data).batch
     monkeypatch.setattr(
@@ -90,7 +90,7 @@ def test_every_step_draws_anew(data, monkeypatch):
 
 def test_a_resumed_run_is_the_uninterrupted_one(data, trained, tmp_path):
     first = trainer(data)
-    while first.step < 4:  # beyond a step with R1, before another
+    while first.step < 4:  # after one step with R1 and before the next
         first._step()
         first.step += 1
     first.seconds = 7.0
@@ -130,11 +130,11 @@ def test_other_checkpoints_are_refused(data, trained, tmp_path):
         with pytest.raises(ValueError, match=r"state\.pt"):
             fresh.restore(path)
     fresh.train()
-    assert equal(fresh, trained[0])  # a refused checkpoint has left nothing behind
+    assert equal(fresh, trained[0])  # a refused checkpoint changed nothing
 
 
 def test_checkpoints_from_before_an_argument_are_resumed(data, trained, tmp_path):
-    """As those from before `widths`, where the new argument has its default; not else."""
+    """A checkpoint without `widths` is resumed if the trainer has the default of `widths`."""
     path, fresh = tmp_path / "state.pt", trainer(data)
     trained[0].save(path)
     state = torch.load(path, weights_only=True)
@@ -160,44 +160,44 @@ def test_r1_runs_on_its_schedule(trained):
 
 
 def test_r1_is_the_squared_gradient(data):
-    """The mean over images of |grad D|^2, its weight gamma / 2 times the interval."""
-    found = trainer(data, r1_gamma=0.4)
+    """The penalty is the mean of |grad D|^2, and its weight is gamma / 2 times the interval."""
+    run = trainer(data, r1_gamma=0.4)
     real, label = data.batch(torch.arange(4))
-    c = found._one_hot(label)
-    D = copy.deepcopy(found.D)
+    c = run._one_hot(label)
+    D = copy.deepcopy(run.D)
     x = real.clone().requires_grad_()
     (grad,) = torch.autograd.grad(D(x, c).sum(), x, create_graph=True)
     penalty = sum(g.square().sum() for g in grad) / 4
-    assert abs(found._r1(real, c) / float(penalty.detach()) - 1) < 1e-5
+    assert abs(run._r1(real, c) / float(penalty.detach()) - 1) < 1e-5
     weighted = 0.4 / 2 * SETTINGS.r1_every * penalty
     expected = torch.autograd.grad(weighted, list(D.parameters()), allow_unused=True)
-    for p, g in zip(found.D.parameters(), expected, strict=True):
+    for p, g in zip(run.D.parameters(), expected, strict=True):
         if g is not None:
             torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-7)
 
 
 def test_the_average_follows_its_half_life(data):
-    found = trainer(data, ema_images=1e9)
-    slow, fast = next(found.ema.parameters()), next(found.G.parameters())
+    run = trainer(data, ema_images=1e9)
+    average, current = next(run.ema.parameters()), next(run.G.parameters())
     with torch.no_grad():
-        slow.fill_(0.0)
-        fast.fill_(1.0)
-    found.step = 999
-    found._average()
+        average.fill_(0.0)
+        current.fill_(1.0)
+    run.step = 999
+    run._average()
     # Early in a run the half-life is a twentieth of the images seen so far.
-    assert abs(float(slow.flatten()[0]) - (1 - 0.5 ** (4 / (0.05 * 4000)))) < 1e-6
-    found = trainer(data, ema_images=8.0)
-    slow, fast = next(found.ema.parameters()), next(found.G.parameters())
+    assert abs(float(average.flatten()[0]) - (1 - 0.5 ** (4 / (0.05 * 4000)))) < 1e-6
+    run = trainer(data, ema_images=8.0)
+    average, current = next(run.ema.parameters()), next(run.G.parameters())
     with torch.no_grad():
-        slow.fill_(0.0)
-        fast.fill_(1.0)
-    found.step = 999
-    found._average()
-    found._average()
-    assert abs(float(slow.flatten()[0]) - 0.5) < 1e-6
+        average.fill_(0.0)
+        current.fill_(1.0)
+    run.step = 999
+    run._average()
+    run._average()
+    assert abs(float(average.flatten()[0]) - 0.5) < 1e-6
 
 
-def test_the_average_is_apart_from_the_generator(trained):
+def test_the_average_is_not_the_generator(trained):
     one, two = trained[0].G.state_dict(), trained[0].ema.state_dict()
     changed = [k for k, v in one.items() if not torch.equal(v, two[k])]
     assert changed and not any("noise_const" in k for k in changed)
@@ -210,39 +210,39 @@ def test_the_rate_falls_over_the_last_fifth():
     assert abs(s.rate(90) - 0.005) < 1e-12 and abs(s.rate(99) - 0.0005) < 1e-12
 
 
-def test_what_is_shipped(trained, tmp_path):
-    """The averaged generator, folded, with its means, critic and unit; it saves and loads."""
-    found = trained[0]
-    prior = found.finish()
+def test_the_finished_prior(trained, tmp_path):
+    """It is the averaged generator, has all statistics and the discriminator, and can be saved."""
+    run = trained[0]
+    prior = run.finish()
     z = torch.randn(5, 8)
     c = prior.classes([0, 1, 2, 0, 1], 5)
-    torch.testing.assert_close(prior(z, c), found.ema(z, c), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(prior(z, c), run.ema(z, c), rtol=1e-4, atol=1e-4)
     assert prior.w_avg.shape == (3, 8) and prior.w_avg.abs().sum() > 0
     many = torch.randn(20000, 8)
     for k in range(3):
-        mean = found.ema.mapping(many, prior.classes(k, 20000))[:, 0].mean(0)
+        mean = run.ema.mapping(many, prior.classes(k, 20000))[:, 0].mean(0)
         assert (prior.w_avg[k] - mean).abs().max() < 0.05
-    assert prior.record["perceptual_unit"] > 0
+    assert prior.statistics["perceptual_unit"] > 0
     assert prior.record["classes"] == list(CONTRASTS)
     assert not any(p.requires_grad for p in prior.parameters())
     save_prior(prior, tmp_path / "p.safetensors")
     torch.testing.assert_close(load_prior(tmp_path / "p.safetensors").sample(2), prior.sample(2))
-    assert found.ema.discriminator is None  # the trainer can go on
+    assert run.ema.discriminator is None  # the trainer can continue
 
 
 @pytest.mark.slow
 def test_training_lowers_the_distance():
-    """Two hundred steps bring the samples' statistics a good part of the way."""
-    found = trainer(phantom_set(16, 200, 60), steps=200, batch=8, ema_images=100.0)
-    before = found.frechet()
-    found.train()
-    assert found.frechet_real() < found.curve[-1]["frechet"] < 0.2 * before
+    """After 200 steps the distance is less than a fifth of what it was."""
+    run = trainer(phantom_set(16, 200, 60), steps=200, batch=8, ema_images=100.0)
+    before = run.frechet()
+    run.train()
+    assert run.frechet_real() < run.curve[-1]["frechet"] < 0.2 * before
 
 
 # --- the distance
 
 
-def test_a_set_is_at_no_distance_from_itself():
+def test_the_distance_of_a_set_to_itself_is_zero():
     x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
     assert abs(frechet_distance(x, x)) < 1e-6
     values = [frechet_distance(x + s, x) for s in (0.0, 0.5, 1.0, 2.0)]
@@ -251,7 +251,7 @@ def test_a_set_is_at_no_distance_from_itself():
 
 @pytest.mark.parametrize("d", [1, 5])
 def test_the_closed_form_of_gaussians(d):
-    """Exact moments: N(m, C) and N(n, D) with commuting and general covariances."""
+    """The distance of samples with exact moments is that of their Gaussians."""
     rng = np.random.default_rng(0)
 
     def exact(mean, cov, n=200):
@@ -273,8 +273,8 @@ def test_the_closed_form_of_gaussians(d):
         assert abs(frechet_distance(u, v) - expected) < 1e-8 * max(1, expected)
 
 
-def test_the_features_are_fixed_and_tell_damage():
-    """Blur, noise, contrast and lost variety are far; other phantoms are near."""
+def test_the_features_are_fixed_and_show_damage():
+    """Blurred, noisy, brighter and repeated images are far, and other phantoms are near."""
     x = phantoms(range(300), 16)[0]
     y = random_features(phantoms(range(300), 16, seed=1)[0])
     features = random_features(x)
@@ -303,7 +303,7 @@ def test_phantoms_are_functions_of_their_index():
     assert label.tolist() == [0, 2]
     assert not torch.allclose(phantoms(range(70), 16, seed=1)[0], many)
     pairs = (many[:, None] - many[None]).abs().mean((2, 3, 4)) + torch.eye(70)
-    assert pairs.min() > 0.005  # no two alike
+    assert pairs.min() > 0.005  # no two are alike
     empty, none = phantoms([], 16)
     assert empty.shape == (0, 1, 16, 16) and none.shape == (0,)
 
@@ -349,14 +349,14 @@ def pictures(folder, n, size=(20, 24), mode="L"):
 
 def test_a_folder_of_images(tmp_path):
     pictures(tmp_path / "a", 30)
-    found = folder_set(tmp_path / "a", 16, 1)
-    assert found.images.shape == (27, 1, 16, 16) and found.held_out.shape == (3, 1, 16, 16)
-    assert found.classes == () and found.labels.tolist() == [0] * 27
+    image_set = folder_set(tmp_path / "a", 16, 1)
+    assert image_set.images.shape == (27, 1, 16, 16) and image_set.held_out.shape == (3, 1, 16, 16)
+    assert image_set.classes == () and image_set.labels.tolist() == [0] * 27
     assert folder_set(tmp_path / "a", 16, 3).images.shape == (27, 3, 16, 16)
 
 
-def test_medical_images_are_among_them(tmp_path):
-    """As every format is by each of its names, in any case."""
+def test_a_folder_of_images_in_medical_formats(tmp_path):
+    """All formats are read, by each of their extensions, in upper or lower case."""
     pictures(tmp_path, 18)
     shutil.copy(get_testdata_file("CT_small.dcm", download=False), tmp_path / "ct.dcm")
     shutil.copy(get_testdata_file("MR_small.dcm", download=False), tmp_path / "mr.IMA")
@@ -364,17 +364,17 @@ def test_medical_images_are_among_them(tmp_path):
     shutil.copy(scan, tmp_path / "scan.nii.gz")
     (tmp_path / "notes.txt").write_text("no image")
     seen = []
-    found = folder_set(tmp_path, 16, 1, seen.append)
-    assert len(seen) == 21 == len(found.images) + len(found.held_out)
-    assert all(image.float().std() > 1 for image in found.images)
+    image_set = folder_set(tmp_path, 16, 1, seen.append)
+    assert len(seen) == 21 == len(image_set.images) + len(image_set.held_out)
+    assert all(image.float().std() > 1 for image in image_set.images)
 
 
 def test_subfolders_are_classes(tmp_path):
     pictures(tmp_path / "ct", 12)
     pictures(tmp_path / "mr" / "deep", 18, mode="RGB")
-    found = folder_set(tmp_path, 16, 1)
-    assert found.classes == ("ct", "mr")
-    assert found.labels.bincount().tolist() == [11, 16] and len(found.held_out) == 3
+    image_set = folder_set(tmp_path, 16, 1)
+    assert image_set.classes == ("ct", "mr")
+    assert image_set.labels.bincount().tolist() == [11, 16] and len(image_set.held_out) == 3
     pictures(tmp_path, 1)
     with pytest.raises(ValueError, match="images beside class folders"):
         folder_set(tmp_path, 16, 1)
@@ -389,7 +389,7 @@ def test_wrong_folders_are_refused(tmp_path):
 
 
 def test_lacking_spread():
-    """0 where samples spread as images do, 1 where they do not, whatever they do elsewhere."""
+    """It is 0 where samples vary as images do and 1 where they do not vary."""
     real = torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     assert lacking_spread([real + 3], [real]) < 1e-6
     assert abs(float(lacking_spread([0 * real], [real])) - 1) < 0.01
@@ -400,4 +400,4 @@ def test_lacking_spread():
     assert abs(float(lacking_spread([half, real], [real, real])) - 0.25) < 0.03
     still = (0.1 * real).requires_grad_()
     (slope,) = torch.autograd.grad(lacking_spread([still], [real]), still)
-    assert (slope * (still - still.mean(0))).sum() < 0  # downhill is apart
+    assert (slope * (still - still.mean(0))).sum() < 0  # a descent moves the samples apart

@@ -1,4 +1,4 @@
-"""``gprior train``: a run in a folder, its interruption, its end."""
+"""``gprior train``: a run in a folder, its interruption and its end."""
 
 import json
 import signal
@@ -145,17 +145,20 @@ def test_a_folder(classes, tmp_path):
     prior = load_prior(tmp_path / "run" / "slices-16.safetensors")
     assert prior.image_shape == (3, 16, 16)
     assert prior.record["classes"] == list(classes)
-    assert "as the images of the folder allow" in (tmp_path / "run" / "model_card.md").read_text()
+    assert (
+        "as the licence of the training images allows"
+        in (tmp_path / "run" / "model_card.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "options", "expected"),
     [
         ((), {"resolution": 20}, "power of two"),
-        ((), {"steps": 0}, "steps must be at least 1"),
-        ((), {"batch": 0}, "batch must be at least 1"),
-        ((), {"every": 0}, "every must be at least 1"),
-        ((), {"lr": -1}, "lr must be positive"),
+        ((), {"steps": 0}, "steps must be an integer of at least 1"),
+        ((), {"batch": 0}, "batch must be an integer of at least 1"),
+        ((), {"every": 0}, "every must be an integer of at least 1"),
+        ((), {"lr": -1}, "lr must be a finite number above 0"),
         ((), {"channels": 3}, "phantoms have 1 channel"),
         (("none",), {}, "a folder of images"),
         (("{}",), {}, "at least 20"),
@@ -181,6 +184,17 @@ def test_two_runs_are_not_mixed(trained):
         assert result.exit_code == 2
         assert expected in result.output
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_damaged_options(trained, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(trained[0], out)
+    (out / "options.json").write_text("{")
+    result = call(out, "--resume")
+    assert result.exit_code == 2
+    assert "options.json is damaged" in result.output
 
 
 def test_a_damaged_checkpoint(trained, tmp_path):

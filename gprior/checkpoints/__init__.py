@@ -1,6 +1,15 @@
-"""Files and priors: the native format, embedded weights, and checkpoints that others trained.
+"""Loading priors from files, and saving them.
 
-Every file is read as data and never as code.
+Three kinds of files become priors: gprior's native format, the weights embedded in the package,
+and checkpoints of StyleGAN2 and BigGAN that other projects published. The modules from the bytes
+of a file up to a prior:
+
+- ``containers``, ``archives``, ``pickles`` and ``inert`` turn a published file into plain data.
+  Nothing that a file names is ever imported or called.
+- ``tensors`` and ``layout`` check the tensors that were read; ``rosinality``, ``nvlabs``,
+  ``nvlabs_tf``, ``biggan`` and ``biggan_readers`` know how each project names and scales them.
+- ``formats`` recognises which of these a file is; ``native`` is gprior's own format; ``loading``
+  has the functions that users call.
 """
 
 from __future__ import annotations

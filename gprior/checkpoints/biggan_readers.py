@@ -1,152 +1,141 @@
-"""The two published layouts of BigGAN, read tensor by tensor with every shape checked.
+"""Readers of the two published layouts of BigGAN.
 
-Layers of ours are filled from tensors of theirs: spectral norms are divided out by each
-layout's own rule, since the prior is frozen, and what always acts together is one tensor.
+A reader fills the layers of a `BigGAN` from the tensors of a published state dict. The prior is
+frozen, so each weight is divided by its spectral norm once, by the rule of its layout, and tensors
+that always act together (gain and bias of a normalisation) become one tensor.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gprior.checkpoints.tensors import PublishedTensors
 from gprior.checks import InputError
 from gprior.priors import Attention, Norm
 
-__all__ = ["BigGANPyTorch", "HuggingFace", "Reader"]
+__all__ = ["BigGANPyTorch", "HuggingFace"]
 
 
-class Reader:
-    """A published state dict: every tensor is read once, by its name and expected shape."""
+class Reader(PublishedTensors):
+    """What both layouts have in common.
 
-    layout: str
-    constants: tuple[str, str]  # names of gain and bias of a batch normalisation
-    conditioned: tuple[str, str]  # ... and where they depend on a condition
+    Attributes
+    ----------
+    constants : (str, str)
+        Names of gain and bias of a batch normalisation that does not depend on the class.
+    conditioned : (str, str)
+        The same where they depend on the class and the latent.
+    stats : (str, str)
+        Names of the mean and the variance.
+    """
+
+    constants: tuple[str, str]
+    conditioned: tuple[str, str]
     stats: tuple[str, str]
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.left = dict(tensors)
-
-    def shape(self, name: str, dims: int) -> tuple[int, ...]:
-        """Return the shape of a tensor from which the architecture is derived."""
-        found = self.left.get(name)
-        if found is None or found.ndim != dims:
-            raise InputError(
-                f"a {self.layout} checkpoint has a tensor {name} of {dims} dimensions, this one "
-                f"has {_kind(found)}"
-            )
-        return tuple(found.shape)
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """Return a tensor in float32."""
-        found = self.left.pop(name, None)
-        if found is None or not found.is_floating_point() or tuple(found.shape) != shape:
-            raise InputError(
-                f"tensor {name} should be real with shape {shape} for this {self.layout} "
-                f"architecture, the checkpoint has {_kind(found)}"
-            )
-        return found.detach().float()
-
     def weight(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Return a weight over its spectral norm, by the published rule of its eval mode."""
+        """Return a weight over its spectral norm, as the published code has it in eval mode."""
         raise NotImplementedError
 
     def fill(self, layer: nn.Module, name: str) -> None:
-        """Load a layer of ours from the tensors of a name."""
-        found = self._norm(layer, name) if isinstance(layer, Norm) else self._linear(layer, name)
-        layer.load_state_dict(found, assign=True)
+        """Load a layer of the prior from the published tensors whose names begin with ``name``."""
+        state = self._norm(layer, name) if isinstance(layer, Norm) else self._linear(layer, name)
+        layer.load_state_dict(state, assign=True)
 
-    def attention(self, layer: Attention, name: str, parts: Sequence[str], *gamma: int) -> None:
-        """Load self-attention from the names of its query, key, value and output."""
-        ours = (layer.query, layer.key, layer.value, layer.out)
-        for own, theirs in zip(ours, parts, strict=True):
-            self.fill(own, f"{name}.{theirs}")
-        layer.out.weight.data *= self(f"{name}.gamma", *gamma)
+    def fill_attention(
+        self, layer: Attention, name: str, parts: Sequence[str], gamma_shape: Sequence[int] = ()
+    ) -> None:
+        """Load self-attention; ``parts`` are the names of query, key, value and output.
 
-    def close(self) -> None:
-        """Refuse tensors that nothing asked for."""
-        if self.left:
-            some = ", ".join(sorted(map(str, self.left))[:3])
-            raise InputError(
-                f"{len(self.left)} tensors are no part of this {self.layout} architecture: {some}"
-            )
+        The published output is multiplied by a number gamma, which goes into the weight.
+        """
+        convs = (layer.query, layer.key, layer.value, layer.out)
+        for conv, part in zip(convs, parts, strict=True):
+            self.fill(conv, f"{name}.{part}")
+        layer.out.weight.data *= self.read(f"{name}.gamma", *gamma_shape)
 
     def _linear(self, layer: Any, name: str) -> dict[str, Tensor]:
+        """Return the state of a linear or convolutional layer."""
         shape = tuple(layer.weight.shape)
-        if isinstance(layer, nn.ConvTranspose2d):
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        if transposed:  # published as a convolution after doubling the pixels
             shape = (shape[1], shape[0], 3, 3)
         weight = self.weight(name, shape)
-        found = {"weight": doubling(weight) if isinstance(layer, nn.ConvTranspose2d) else weight}
-        return found if layer.bias is None else {**found, "bias": self(f"{name}.bias", shape[0])}
+        state = {"weight": doubling(weight) if transposed else weight}
+        if layer.bias is not None:
+            state["bias"] = self.read(f"{name}.bias", shape[0])
+        return state
 
     def _norm(self, layer: Norm, name: str) -> dict[str, Tensor]:
+        """Return the state of a batch normalisation."""
         n, width = layer.mean.shape
         shape = (n, width) if n > 1 else (width,)
-        found = {
-            ours: self(f"{name}.{theirs}", *shape).view(n, width)
-            for ours, theirs in zip(("mean", "var"), self.stats, strict=True)
+        state = {
+            key: self.read(f"{name}.{published}", *shape).view(n, width)
+            for key, published in zip(("mean", "var"), self.stats, strict=True)
         }
         if layer.weight is None:
-            both = [self(f"{name}.{k}", width) for k in self.constants]
-            return {**found, "bias": torch.cat(both)}
-        own = (width, layer.weight.shape[1])
-        weight = torch.cat([self.weight(f"{name}.{k}", own) for k in self.conditioned])
-        constant = torch.cat([torch.ones(width), torch.zeros(width)])  # gain 1 + W_g c
-        return {**found, "weight": weight, "bias": constant}
+            gain_and_bias = [self.read(f"{name}.{k}", width) for k in self.constants]
+            return {**state, "bias": torch.cat(gain_and_bias)}
+        weight_shape = (width, layer.weight.shape[1])
+        weight = torch.cat([self.weight(f"{name}.{k}", weight_shape) for k in self.conditioned])
+        constant = weight.new_tensor([1.0, 0.0]).repeat_interleave(width)  # the gain is 1 + W_g c
+        return {**state, "weight": weight, "bias": constant}
 
 
 class HuggingFace(Reader):
-    """BigGAN-deep of pytorch-pretrained-biggan."""
+    """The BigGAN-deep of pytorch-pretrained-biggan."""
 
-    layout = "Hugging Face BigGAN-deep"
+    network = "Hugging Face BigGAN-deep"
     constants, conditioned = ("weight", "bias"), ("scale", "offset")
     stats = ("running_means", "running_vars")
 
     def weight(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Return W / (u W v) with the stored vectors."""
-        W = self(f"{name}.weight_orig", *shape)
-        u = self(f"{name}.weight_u", shape[0]).double()
-        v = self(f"{name}.weight_v", math.prod(shape[1:])).double()
+        """Return W / (u W v) with the stored vectors u and v."""
+        W = self.read(f"{name}.weight_orig", *shape)
+        u = self.read(f"{name}.weight_u", shape[0]).double()
+        v = self.read(f"{name}.weight_v", math.prod(shape[1:])).double()
         return divided(name, W, u @ W.flatten(1).double() @ v)
 
 
 class BigGANPyTorch(Reader):
     """The generator of BigGAN-PyTorch."""
 
-    layout = "BigGAN-PyTorch"
+    network = "BigGAN-PyTorch generator"
     constants = conditioned = ("gain", "bias")
     stats = ("stored_mean", "stored_var")
 
     def weight(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Return W / sigma, sigma by one power iteration from the stored vector u0."""
-        W = self(f"{name}.weight", *shape)
-        u = self(f"{name}.u0", 1, shape[0]).double()
-        self(f"{name}.sv0", 1)  # a record of training, without effect
+        """Return W / sigma, with sigma from one power iteration that starts at the stored u0."""
+        W = self.read(f"{name}.weight", *shape)
+        u = self.read(f"{name}.u0", 1, shape[0]).double()
+        self.read(f"{name}.sv0", 1)  # a record of the training, which has no effect
         flat = W.flatten(1).double()
         v = F.normalize(u @ flat, eps=1e-6)
         return divided(name, W, (v @ flat.t()).norm())
 
 
 def divided(name: str, weight: Tensor, sigma: Tensor) -> Tensor:
-    """Return weight / sigma."""
+    """Return weight / sigma, computed in float64."""
     if not bool(sigma.isfinite() & (sigma != 0)):
-        raise InputError(f"the spectral norm of {name} must be finite and not 0, got {sigma:g}")
+        raise InputError(
+            f"the spectral norm of {name} must be finite and not 0, got {sigma:g}; the file is "
+            "damaged: obtain it again"
+        )
     return (weight.double() / sigma).float()
 
 
 def doubling(weight: Tensor) -> Tensor:
     """Return the kernel of a transposed convolution that doubles the pixels and convolves.
 
-    From (O, I, 3, 3) to (I, O, 4, 4), with stride 2 and padding 1: each pixel is spread on
-    2x2, and each of them by the flipped kernel.
+    The shape changes from (O, I, 3, 3) to (I, O, 4, 4), for stride 2 and padding 1. Doubling
+    copies each pixel to 2x2 pixels, each of which the flipped kernel then spreads.
     """
     wide = F.pad(weight.double().flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
     return (4 * F.avg_pool2d(wide, 2, stride=1)).float()
-
-
-def _kind(found: Any) -> str:
-    return f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else "none"

@@ -1,8 +1,12 @@
-"""What the names in a pickle stand for here: data of ours, never the thing that is named.
+"""Plain objects that stand for what a checkpoint file names.
 
-`MEANINGS` is the whole list. A name outside it refuses the file; a name in it is looked up
-in this table and nowhere else. Tensors become `Stored`, whose size, strides and offset are
-checked against the bytes that are present, before a tensor exists.
+A pickle names classes and functions, and expects the reader to import and call them. gprior never
+does. `REPLACEMENTS` lists every name that a checkpoint may have, with the function of this module
+that is called in its place; any other name refuses the file. `gprior.checkpoints.pickles` looks
+names up here.
+
+Tensors become `StoredTensor`: their size, strides and offset are compared with the bytes of the
+file before a tensor exists. `tensors_of` makes real tensors of them.
 """
 
 from __future__ import annotations
@@ -19,10 +23,20 @@ from torch import Tensor
 
 from gprior.checks import InputError
 
-__all__ = ["MEANINGS", "STORAGES", "Global", "Node", "Storage", "Stored", "build", "tensors_of"]
+__all__ = [
+    "REPLACEMENTS",
+    "STORAGES",
+    "Global",
+    "Node",
+    "Storage",
+    "StoredTensor",
+    "build",
+    "tensors_of",
+]
 
-MOST = 1 << 40  # elements, also of a stride or an offset
-DTYPES = {
+MAX_COUNT = 1 << 40  # of elements; also of a stride or an offset
+MAX_DIMS = 8
+TORCH_DTYPES = {
     "Float": torch.float32,
     "Double": torch.float64,
     "Half": torch.float16,
@@ -34,7 +48,7 @@ DTYPES = {
     "Byte": torch.uint8,
     "Bool": torch.bool,
 }
-NUMPY = {
+NUMPY_DTYPES = {
     "f4": torch.float32,
     "f8": torch.float64,
     "f2": torch.float16,
@@ -45,12 +59,13 @@ NUMPY = {
     "u1": torch.uint8,
     "b1": torch.bool,
 }
+# NumPy's codes of scalars, with the formats of `struct`.
 SCALARS = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "u1": "<B", "b1": "<?"}
 
 
 @dataclass(frozen=True)
 class Global:
-    """A name in a file: two strings, never imported."""
+    """The name of a class or function in a file: two strings, which are never imported."""
 
     module: str
     name: str
@@ -60,7 +75,7 @@ class Global:
 
 
 class Node:
-    """An object that a file describes: its class's name, its arguments and its state."""
+    """An object that a file describes: the kind of its class, its arguments and its state."""
 
     __slots__ = ("args", "kind", "state")
 
@@ -72,7 +87,7 @@ class Node:
 
 
 class Storage:
-    """A run of numbers in a file; its bytes are found when its place is known."""
+    """A sequence of numbers of one type in a file. It has no bytes until `place` is called."""
 
     __slots__ = ("checksum", "data", "dtype", "numel")
 
@@ -83,18 +98,18 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its numbers need."""
+        """How many bytes its numbers need."""
         return self.numel * self.dtype.itemsize
 
     def place(self, data: memoryview, checksum: int | None = None) -> None:
-        """Say which bytes it is; their number must be that of its numbers."""
+        """Set the bytes of the storage, which must be as many as its numbers need."""
         if len(data) != self.nbytes:
             raise InputError(f"a storage of {self.nbytes} bytes has {len(data)} bytes in the file")
         self.data, self.checksum = data, checksum
 
 
-class Stored:
-    """A tensor in a file, checked and not yet read."""
+class StoredTensor:
+    """A tensor in a file, checked but not read yet."""
 
     __slots__ = ("offset", "shape", "storage", "stride")
 
@@ -104,14 +119,13 @@ class Stored:
         self.stride: tuple[int, ...] = ()
         self.offset = 0
 
-    def define(self, storage: Any, offset: Any, shape: Any, stride: Any) -> Stored:
-        """Say what it is; a tensor that overlaps itself or has gaps is refused."""
+    def define(self, storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
+        """Set what the tensor consists of, once; refuse one that overlaps itself or has gaps."""
         if self.storage is not None or not isinstance(storage, Storage):
-            raise InputError("a tensor has no storage of its own")
-        sizes = (shape, stride)
-        if not all(isinstance(s, (tuple, list)) and len(s) <= 8 for s in sizes):
-            raise InputError("a tensor has no shape of at most 8 dimensions")
-        if not all(type(n) is int and 0 <= n <= MOST for n in (offset, *shape, *stride)):
+            raise InputError("a tensor is defined twice, or has no storage")
+        if not all(isinstance(s, (tuple, list)) and len(s) <= MAX_DIMS for s in (shape, stride)):
+            raise InputError(f"a tensor has no shape of at most {MAX_DIMS} dimensions")
+        if not all(_is_count(n) for n in (offset, *shape, *stride)):
             raise InputError("a tensor has a size, stride or offset that is no count")
         if len(shape) != len(stride):
             raise InputError("a tensor has not as many strides as dimensions")
@@ -128,43 +142,60 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor."""
-        return math.prod(self.shape) * self._storage.dtype.itemsize
+        """How many bytes the numbers of the tensor need."""
+        return math.prod(self.shape) * self._placed_storage.dtype.itemsize
 
     @property
-    def _storage(self) -> Storage:
+    def _placed_storage(self) -> Storage:
         if self.storage is None or self.storage.data is None:
             raise InputError("a tensor has no numbers in the file")
         return self.storage
 
     def tensor(self) -> Tensor:
-        """Return a copy with memory of its own."""
-        storage = self._storage
+        """Return a tensor that does not share memory with the file."""
+        storage = self._placed_storage
         if storage.checksum is not None:
             if zlib.crc32(storage.data) != storage.checksum:  # type: ignore[arg-type]
-                raise InputError("a tensor's checksum is wrong: the file is damaged")
-            storage.checksum = None
+                raise InputError("the checksum of a tensor is wrong: the file is damaged")
+            storage.checksum = None  # checked once for all tensors of this storage
         if not self.nbytes:
             return torch.empty(self.shape, dtype=storage.dtype)
         start = self.offset * storage.dtype.itemsize
-        own = bytearray(storage.data[start : start + self.nbytes])  # type: ignore[index]
-        flat = torch.frombuffer(own, dtype=storage.dtype)
+        copied = bytearray(storage.data[start : start + self.nbytes])  # type: ignore[index]
+        flat = torch.frombuffer(copied, dtype=storage.dtype)
         return flat.as_strided(self.shape, self.stride).contiguous()
 
 
-def tensors_of(tree: Any, most: int) -> dict[str, Tensor]:
-    """Read the tensors of a flat dictionary, others left out; at most ``most`` bytes."""
-    found = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, Stored)}
-    if sum(v.nbytes for v in found.values()) > most:
+def tensors_of(tree: Any, max_bytes: int) -> dict[str, Tensor]:
+    """Read the tensors of a flat dictionary; entries that are no tensors are left out.
+
+    Parameters
+    ----------
+    tree : dict
+        Part of what `read_checkpoint` returned.
+    max_bytes : int
+        How many bytes the tensors may need together: the size of the file.
+
+    Raises
+    ------
+    InputError
+        If they need more, or if a value is NaN or infinite.
+    """
+    stored = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, StoredTensor)}
+    if sum(v.nbytes for v in stored.values()) > max_bytes:
         raise InputError("its tensors share memory and would need more than the file has")
-    tensors = {k: v.tensor() for k, v in found.items()}
+    tensors = {k: v.tensor() for k, v in stored.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"tensor {name[:60]!r} has values that are NaN or infinite")
     return tensors
 
 
-# --- The meanings ----------------------------------------------------------------------------
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_COUNT
+
+
+# --- What is called in the place of a name ---------------------------------------------------
 
 
 class Dtype:
@@ -178,7 +209,7 @@ class Dtype:
         self.code = code
 
     def build(self, state: Any) -> None:
-        """Check its byte order; a structure or an object has more than that."""
+        """Check the byte order, and that the type is no structure and no object."""
         plain = isinstance(state, tuple) and len(state) >= 2 and state[1] in ("<", "|", "=")
         if not plain or any(state[2:5]):
             raise InputError("a NumPy data type is not a plain little-endian number")
@@ -186,29 +217,28 @@ class Dtype:
 
 def build(target: Any, state: Any) -> None:
     """Give an object the state that the file has for it."""
-    if isinstance(target, Stored):
-        rebuild_array(target, state)
+    if isinstance(target, StoredTensor):
+        define_array(target, state)
     elif isinstance(target, Dtype):
         target.build(state)
     elif isinstance(target, Node) and target.state is None:
         target.state = state
-    elif not isinstance(target, dict):  # of an OrderedDict: attributes, of no use here
+    elif not isinstance(target, dict):  # the state of an OrderedDict: attributes that are not used
         raise InputError("a state is given to something that has none")
 
 
-def rebuild_array(stored: Stored, state: Any) -> None:
-    """Fill a NumPy array from (version, shape, dtype, fortran, bytes)."""
+def define_array(stored: StoredTensor, state: Any) -> None:
+    """Define a tensor from the state of a NumPy array: (version, shape, dtype, fortran, bytes)."""
     if not isinstance(state, tuple) or len(state) != 5:
         raise InputError("a NumPy array has no state of five parts")
     _, shape, dtype, fortran, data = state
-    if not isinstance(dtype, Dtype) or dtype.code not in NUMPY:
+    if not isinstance(dtype, Dtype) or dtype.code not in NUMPY_DTYPES:
         raise InputError("a NumPy array is not of plain numbers")
-    if not isinstance(data, memoryview) or not isinstance(shape, tuple) or len(shape) > 8:
+    if not isinstance(data, memoryview) or not isinstance(shape, tuple) or len(shape) > MAX_DIMS:
         raise InputError("a NumPy array has no shape or bytes")
-    if not all(type(n) is int and 0 <= n <= MOST for n in shape):
+    if not all(map(_is_count, shape)):
         raise InputError("a NumPy array has a size that is no count")
-    kind = NUMPY[dtype.code]
-    storage = Storage(kind, math.prod(shape))
+    storage = Storage(NUMPY_DTYPES[dtype.code], math.prod(shape))
     storage.place(data)
     stride, step = [0] * len(shape), 1
     for axis in range(len(shape)) if fortran is True else reversed(range(len(shape))):
@@ -216,7 +246,12 @@ def rebuild_array(stored: Stored, state: Any) -> None:
     stored.define(storage, 0, shape, stride)
 
 
-def rebuild_tensor(
+def make_array(*args: Any) -> StoredTensor:
+    """Return a tensor for a NumPy array. Its content follows in a BUILD instruction."""
+    return StoredTensor()
+
+
+def make_tensor(
     storage: Any,
     offset: Any,
     shape: Any,
@@ -224,75 +259,78 @@ def rebuild_tensor(
     grad: Any = False,
     hooks: Any = None,
     metadata: Any = None,
-) -> Stored:
-    """Return the tensor of torch._utils._rebuild_tensor_v2."""
-    return Stored().define(storage, offset, shape, stride)
+) -> StoredTensor:
+    """Return the tensor that torch._utils._rebuild_tensor_v2 is called for."""
+    return StoredTensor().define(storage, offset, shape, stride)
 
 
-def rebuild_parameter(data: Any, grad: Any = True, hooks: Any = None) -> Any:
+def make_parameter(data: Any, grad: Any = True, hooks: Any = None) -> Any:
     """Return the tensor of a parameter."""
-    if not isinstance(data, Stored):
+    if not isinstance(data, StoredTensor):
         raise InputError("a parameter is no tensor")
     return data
 
 
-def rebuild_scalar(dtype: Any, data: Any = None) -> float | int:
-    """Return a NumPy number as Python's."""
+def make_scalar(dtype: Any, data: Any = None) -> float | int:
+    """Return a NumPy scalar as a number of Python."""
     form = SCALARS.get(dtype.code) if isinstance(dtype, Dtype) else None
     if form is None or not isinstance(data, memoryview) or len(data) != struct.calcsize(form):
         raise InputError("a NumPy number is not a plain one")
     return struct.unpack(form, data)[0]  # type: ignore[no-any-return]
 
 
-def pairs(items: Any = ()) -> dict[Any, Any]:
-    """Return the dictionary of OrderedDict(items); items come after it in every known file."""
+def make_dict(items: Any = ()) -> dict[Any, Any]:
+    """Return an empty dictionary. In every known file its items follow after the call."""
     if not isinstance(items, (list, tuple)) or items:
-        raise InputError("an ordered dictionary is made from something else than nothing")
+        raise InputError("an ordered dictionary is called with an argument")
     return {}
 
 
-def listed(items: Any = ()) -> list[Any]:
-    """Return a set as a list: its order is of no use here, its hashes are a risk."""
+def make_list(items: Any = ()) -> list[Any]:
+    """Return the elements of a set as a list, which needs no hashes of data from the file."""
     if not isinstance(items, list | tuple):
-        raise InputError("a set is made from something else than a list")
+        raise InputError("a set is made from something other than a list")
     return list(items)
 
 
-def encoded(text: Any, encoding: Any) -> memoryview:
-    """Return the bytes that protocol 2 writes as text."""
+def make_bytes(text: Any, encoding: Any) -> memoryview:
+    """Return bytes that protocol 2 of pickle writes as text."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise InputError("bytes are written as something else than latin1 text")
+        raise InputError("bytes are written as something other than latin1 text")
     return memoryview(text.encode("latin1"))
 
 
-def node(kind: str) -> Callable[..., Node]:
-    """Return a maker of nodes."""
+def make_size(sizes: Any = ()) -> tuple[Any, ...]:
+    """Return the sizes of a torch.Size."""
+    return tuple(make_list(sizes))
+
+
+def node_of(kind: str) -> Callable[..., Node]:
+    """Return a function that makes nodes of a kind."""
     return lambda *args: Node(kind, args)
 
 
-MEANINGS: dict[Global, Callable[..., Any]] = {
-    Global("collections", "OrderedDict"): pairs,
-    Global("dnnlib.util", "EasyDict"): pairs,
-    Global("dnnlib", "EasyDict"): pairs,
-    Global("builtins", "set"): listed,
-    Global("__builtin__", "set"): listed,
-    Global("_codecs", "encode"): encoded,
-    Global("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
-    Global("torch._utils", "_rebuild_tensor"): rebuild_tensor,
-    Global("torch._utils", "_rebuild_parameter"): rebuild_parameter,
-    Global("torch", "Size"): lambda sizes=(): tuple(listed(sizes)),
-    Global("torch", "device"): node("device"),
+REPLACEMENTS: dict[Global, Callable[..., Any]] = {
+    Global("collections", "OrderedDict"): make_dict,
+    Global("dnnlib.util", "EasyDict"): make_dict,
+    Global("dnnlib", "EasyDict"): make_dict,
+    Global("builtins", "set"): make_list,
+    Global("__builtin__", "set"): make_list,
+    Global("_codecs", "encode"): make_bytes,
+    Global("torch._utils", "_rebuild_tensor_v2"): make_tensor,
+    Global("torch._utils", "_rebuild_tensor"): make_tensor,
+    Global("torch._utils", "_rebuild_parameter"): make_parameter,
+    Global("torch", "Size"): make_size,
+    Global("torch", "device"): node_of("device"),
     Global("numpy", "dtype"): Dtype,
-    Global("numpy", "ndarray"): node("ndarray"),  # only named, as an argument
-    Global("argparse", "Namespace"): node("Namespace"),
-    Global("pathlib", "PosixPath"): node("path"),
-    Global("pathlib", "WindowsPath"): node("path"),
-    Global("torch_utils.persistence", "_reconstruct_persistent_obj"): node("persistent"),
-    Global("dnnlib.tflib.network", "Network"): node("Network"),
+    Global("numpy", "ndarray"): node_of("ndarray"),  # files name it as an argument only
+    Global("argparse", "Namespace"): node_of("Namespace"),
+    Global("pathlib", "PosixPath"): node_of("path"),
+    Global("pathlib", "WindowsPath"): node_of("path"),
+    Global("torch_utils.persistence", "_reconstruct_persistent_obj"): node_of("persistent"),
+    Global("dnnlib.tflib.network", "Network"): node_of("Network"),
 }
 for core in ("numpy.core", "numpy._core"):
-    MEANINGS[Global(f"{core}.multiarray", "_reconstruct")] = lambda *args: (
-        Stored()
-    )  # BUILD fills it
-    MEANINGS[Global(f"{core}.multiarray", "scalar")] = rebuild_scalar
-STORAGES = {Global("torch", f"{name}Storage"): dtype for name, dtype in DTYPES.items()}
+    REPLACEMENTS[Global(f"{core}.multiarray", "_reconstruct")] = make_array
+    REPLACEMENTS[Global(f"{core}.multiarray", "scalar")] = make_scalar
+STORAGES = {Global("torch", f"{name}Storage"): dtype for name, dtype in TORCH_DTYPES.items()}

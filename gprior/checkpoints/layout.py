@@ -1,55 +1,41 @@
-"""From a published state dict to a `StyleGAN2`: what the three layouts have in common.
+"""What the three published layouts of StyleGAN2 have in common, up to the finished prior.
 
-A `Layout` knows where its project keeps each part of the generator and how it scales it; the
-loop over the parts is here, once. Every tensor is read once, by its name and expected shape, and
-one that is left over refuses the file: it is then another network.
+A subclass of `Layout` knows where its project keeps each part of the generator and how it scales
+it. `Layout.prior` asks it for one part after the other and makes the `StyleGAN2`. A tensor that
+was not asked for refuses the file, because the file then holds another network.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gprior.checkpoints.tensors import PublishedTensors
 from gprior.checks import InputError
 from gprior.priors import ROOT2, StyleGAN2, ready_
 from gprior.randomness import normal
 
-__all__ = ["Affine", "Layout", "root"]
+__all__ = ["Affine", "Layout", "equalised_gain", "positive"]
 
-DRAWS = 4096  # for a mean style that a file does not have
-Affine = tuple[Tensor, Tensor]
+W_AVG_SAMPLES = 4096  # latents from which a mean style is estimated that a file does not have
+Affine = tuple[Tensor, Tensor]  # weight and bias
 
 
-class Layout:
-    """The tensors of one generator, as a project names and scales them.
+class Layout(PublishedTensors):
+    """The tensors of one generator, as a project names and scales them."""
 
-    Attributes
-    ----------
-    project : str
-        Whose layout it is, for messages.
-
-    Parameters
-    ----------
-    tensors : mapping
-        Name to tensor.
-    """
-
-    project: str
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.left = dict(tensors)
-
-    # What a layout says. Weights come scaled as the project uses them; those that are
-    # demodulated at the scale at which it demodulates: demodulation removes any factor, and
-    # the epsilon beside it, 1e-8 everywhere, is relative to this scale.
+    # Each project defines the methods from here to `mean`. They return weights as the project
+    # uses them, with gains multiplied in. Demodulation removes any factor of a weight, but the
+    # epsilon beside it, 1e-8 everywhere, is relative to the scale at which it happens; so weights
+    # that are demodulated are returned at the scale at which the project demodulates them.
 
     def config(self) -> dict[str, Any]:
-        """Return what `StyleGAN2` is made with; ``widths`` among it."""
+        """Return the arguments of `StyleGAN2`, including ``widths``."""
         raise NotImplementedError
 
     def const(self, width: int) -> Tensor:
@@ -57,15 +43,15 @@ class Layout:
         raise NotImplementedError
 
     def dense(self, i: int, n_in: int, n_out: int) -> Affine:
-        """Return weight and bias of a layer of the mapping network, before its leaky ReLU."""
+        """Return layer i of the mapping network, before its leaky ReLU."""
         raise NotImplementedError
 
     def embed(self, c_dim: int, w_dim: int) -> Affine:
-        """Return weight and bias of the class embedding."""
+        """Return the class embedding."""
         raise NotImplementedError
 
     def path(self, k: int, part: str) -> str:
-        """Return where ``conv0``, ``conv1`` or ``rgb`` of block k is."""
+        """Return the name of ``conv0``, ``conv1`` or ``rgb`` of block k."""
         raise NotImplementedError
 
     def conv(self, path: str, n_in: int, n_out: int) -> Tensor:
@@ -77,7 +63,7 @@ class Layout:
         raise NotImplementedError
 
     def affine(self, path: str, n_out: int, w_dim: int) -> Affine:
-        """Return weight and bias of the layer that makes styles of w."""
+        """Return the layer that computes the styles of a convolution from w."""
         raise NotImplementedError
 
     def bias(self, path: str, n: int) -> Tensor:
@@ -89,80 +75,54 @@ class Layout:
         raise NotImplementedError
 
     def mean(self, w_dim: int) -> Tensor | None:
-        """Return the mean style, one for all classes, or None where there is none."""
+        """Return the mean style, one for all classes, or None where the file has none."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Refuse tensors that nothing asked for; a layout checks its filters here."""
-        if self.left:
-            some = ", ".join(repr(name[:60]) for name in sorted(self.left)[:3])
-            raise InputError(
-                f"{len(self.left)} tensors are no part of a StyleGAN2 generator of {self.project} "
-                f"({some}): it is a variant; load it with its authors' code and wrap it in a "
-                "gprior.priors.Generator"
-            )
-
-    # What every layout uses.
-
-    def shape(self, name: str, dims: int) -> tuple[int, ...]:
-        """Return the shape of a tensor from which the architecture is derived."""
-        if name not in self.left or self.left[name].ndim != dims:
-            found = tuple(self.left[name].shape) if name in self.left else "none"
-            raise InputError(
-                f"a generator of {self.project} has a tensor {name} of {dims} dimensions, "
-                f"this one has {found}"
-            )
-        return tuple(self.left[name].shape)
-
-    def read(self, name: str, *shape: int) -> Tensor:
-        """Return a tensor of this shape, in float32."""
-        found = self.left.pop(name, None)
-        if found is None or not found.is_floating_point() or tuple(found.shape) != shape:
-            what = "none" if found is None else f"{found.dtype} {tuple(found.shape)}"
-            raise InputError(
-                f"tensor {name} should be real with shape {shape} in this generator of "
-                f"{self.project}, the file has {what}"
-            )
-        return found.float()
+    # Every project uses the methods from here on.
 
     def count(self, pattern: str) -> int:
-        """Return how many names match a pattern whole."""
-        return sum(re.fullmatch(pattern, name) is not None for name in self.left)
+        """Return how many names match a pattern from their first to their last character."""
+        return sum(re.fullmatch(pattern, name) is not None for name in self.unread)
 
-    def filters(self, names: Iterable[str], total: float) -> None:
+    def check_filters(self, names: Iterable[str], total: float) -> None:
         """Check that resampling filters are [1, 3, 3, 1] along both axes, with this sum."""
-        row = torch.tensor([0.125, 0.375, 0.375, 0.125])
+        row = torch.tensor([0.125, 0.375, 0.375, 0.125], dtype=torch.float32)
         for name in names:
             if not torch.allclose(self.read(name, 4, 4), total * torch.outer(row, row), atol=1e-4):
-                raise InputError(f"{name} is another filter than [1, 3, 3, 1], which is not read")
+                raise InputError(
+                    f"{name} is another filter than [1, 3, 3, 1], the only one that gprior's "
+                    "StyleGAN2 has"
+                )
 
     def prior(self) -> StyleGAN2:
         """Return the frozen generator.
 
         Raises
         ------
-        ValueError
-            If a tensor is missing, too many, or of another shape than the others imply.
+        InputError
+            If a tensor is missing or has another shape than the others imply, or if there are
+            tensors that this architecture does not have.
         """
         config = self.config()
-        with torch.device("meta"):  # refuses impossible sizes; shapes without memory
+        with torch.device("meta"):  # refuses impossible sizes before any memory is used
             prior = StyleGAN2(**config)
         state = self._state(prior)
-        w_avg = self.mean(prior.w_dim)
+        file_mean = self.mean(prior.w_dim)
         self.close()
-        known = torch.zeros(prior.w_dim) if w_avg is None else w_avg
-        state["mapping_network.w_avg"] = known.expand(prior.w_avg.shape)
+        w_avg = torch.zeros(prior.w_dim, dtype=torch.float32) if file_mean is None else file_mean
+        state["mapping_network.w_avg"] = w_avg.expand(prior.w_avg.shape)
         prior.load_state_dict({k: v.clone() for k, v in state.items()}, assign=True)
         ready_(prior)
         prior.freeze()
-        if w_avg is None:
-            z = normal([("w_avg", i) for i in range(DRAWS)], (prior.z_dim,), prior.like)
+        if file_mean is None:
+            keys = [("w_avg", i) for i in range(W_AVG_SAMPLES)]
+            z = normal(keys, (prior.z_dim,), prior.like)
             prior.mapping_network.w_avg = prior.mapping_network(z).mean(0)
-            prior.record["w_avg"] = f"estimated from {DRAWS} latents: the file has none"
+            prior.record["w_avg"] = f"estimated from {W_AVG_SAMPLES} latents: the file has none"
         return prior
 
     def _state(self, prior: StyleGAN2) -> dict[str, Tensor]:
-        """Return the folded state dict, but for the mean style."""
+        """Return the state dict with gains multiplied in, except for the mean style."""
         w_dim, c_dim, C = prior.w_dim, prior.c_dim, prior.image_shape[0]
         state = {"const": self.const(prior.widths[0])}
 
@@ -195,6 +155,16 @@ class Layout:
         return state
 
 
-def root(*sizes: int) -> float:
-    """Return 1 / sqrt(fan-in), the equalised gain."""
+def equalised_gain(*sizes: int) -> float:
+    """Return 1 / sqrt(fan-in), where the fan-in is the product of ``sizes``."""
     return 1 / math.sqrt(math.prod(sizes))
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a number above 0 and below a million that a file gives."""
+    if not isinstance(value, (int, float)) or not 0 < value < 1e6:
+        # A list from a file can hold one list many times, and so on: to print it takes for ever.
+        plain = value is None or isinstance(value, (str, int, float))
+        shown = repr(value)[:60] if plain else f"a {type(value).__name__}"
+        raise InputError(f"{name} should be a number above 0 and below a million, got {shown}")
+    return float(value)

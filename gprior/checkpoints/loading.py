@@ -1,12 +1,15 @@
-"""From a name or a path to a prior, and back to a file."""
+"""Loads a prior by path or by name, and saves one: the functions that users call."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from gprior.checkpoints.formats import load
 from gprior.checkpoints.native import is_native, load_native, save_native
 from gprior.priors import Prior
+from gprior.randomness import in_plain_mode
 
 __all__ = ["embedded", "find", "load_prior", "save_prior"]
 
@@ -25,10 +28,15 @@ def embedded() -> list[str]:
 def find(path_or_name: str | Path) -> Path:
     """Return the file or folder of a checkpoint, or the file of an embedded prior.
 
+    Parameters
+    ----------
+    path_or_name : str or Path
+        As `load_prior` takes it.
+
     Raises
     ------
     FileNotFoundError
-        If there is neither.
+        If there is neither a file nor an embedded prior; the message lists the embedded priors.
     """
     path = Path(path_or_name)
     if path.is_file() or (path / "config.json").is_file():
@@ -41,17 +49,18 @@ def find(path_or_name: str | Path) -> Path:
     )
 
 
+@in_plain_mode
 def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     """Load a prior, frozen and in eval mode.
 
     Parameters
     ----------
     path_or_name : str or Path
-        A checkpoint, in the native format or one that others trained (:doc:`/checkpoints`),
-        the folder of a BigGAN-deep, or the name of an embedded prior. What a file is, is told
-        by its content.
+        A checkpoint in the native format or one that another project published
+        (:doc:`/checkpoints`), the folder of a BigGAN-deep, or the name of an embedded prior. The
+        format is detected from the contents of the file, not from its name.
     device : str
-        Where to put it.
+        The device of the prior, such as ``"cuda"``.
 
     Returns
     -------
@@ -62,8 +71,8 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     ------
     FileNotFoundError
         If there is no such file or name; the message lists the names.
-    ValueError
-        If the file is truncated, is not what it says, or is of a kind that is not read.
+    InputError
+        If the file is truncated or damaged, or is of a kind that gprior does not read.
 
     Examples
     --------
@@ -75,11 +84,27 @@ def load_prior(path_or_name: str | Path, device: str = "cpu") -> Prior:
     torch.Size([2, 1, 64, 64])
     """
     path = find(path_or_name)
-    prior: Prior = load_native(path) if is_native(path) else load(path)
+    with torch.device("cpu"):  # whatever the default device is
+        prior: Prior = load_native(path) if is_native(path) else load(path)
     prior.name = path.stem if path.parent == WEIGHTS else str(path)
     return prior.to(device)
 
 
 def save_prior(prior: Prior, path: str | Path) -> None:
-    """Write a prior (folded, with its discriminator if it has one) in the native format."""
+    """Write a prior in the native format, with its discriminator if it has one.
+
+    Parameters
+    ----------
+    prior : Prior
+        A `StyleGAN2` or a `BigGAN`. Its gains are multiplied into the weights of the file.
+    path : str or Path
+        The file, ending in ``.safetensors``.
+
+    Raises
+    ------
+    InputTypeError
+        If the prior is of another kind.
+    OSError
+        If the file cannot be written. A file that was there before stays.
+    """
     save_native(Path(path), prior)

@@ -1,7 +1,7 @@
-"""The native checkpoint: one safetensors file with its architecture in the metadata.
+"""The native checkpoint: one safetensors file with the architecture in its metadata.
 
-Every shape is checked against the architecture while only the file's header has been
-read; nothing is allocated for a file that lies about itself.
+Before any tensor is read, all shapes in the file's header are compared with those of the
+architecture. So a file whose metadata are wrong never makes the reader allocate memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,39 +25,44 @@ from gprior.priors import BigGAN, Discriminator, Prior, StyleGAN2, fold_, ready_
 __all__ = ["ARCHITECTURES", "header", "is_native", "load_native", "save_native", "skeleton"]
 
 FORMAT = "gprior-1"
+UNIT = "perceptual_unit"  # of the discriminator
 
-# A new one needs a row here: a prior whose ``config`` makes it again as ``kind(**config)``.
+# Every prior with a native file has a row here: ``kind(**prior.config)`` builds it again.
 ARCHITECTURES: dict[str, type[BigGAN | StyleGAN2]] = {"BigGAN": BigGAN, "StyleGAN2": StyleGAN2}
 
 
 def save_native(path: Path, prior: Prior) -> None:
-    """Write a prior, its discriminator and its record, atomically.
+    """Write a prior, its discriminator, its record and its statistics to a file.
+
+    The file is replaced at once, and only when it is complete.
 
     Parameters
     ----------
     path : Path
         The file, ending in ``.safetensors``.
     prior : Prior
-        One of `ARCHITECTURES`. The file holds it, and its discriminator if any, with folded
-        gains.
+        One of `ARCHITECTURES`. Its weights, and those of its discriminator if it has one, are
+        written with folded gains. Of its statistics, those that are known at present and are
+        numbers are written, see `Prior.statistics`.
 
     Raises
     ------
     TypeError
         If the prior is of another kind.
     OSError
-        If the file cannot be written; what was there before stays.
+        If the file cannot be written; an older file then stays as it was.
     """
     kind = type(prior).__name__
     if not isinstance(prior, tuple(ARCHITECTURES.values())):
         raise InputTypeError(
-            f"prior must be a {' or '.join(ARCHITECTURES)}, got {kind}; save its base and adapt "
-            "it again after loading, or save a module of your own yourself"
+            f"prior must be a {' or '.join(ARCHITECTURES)}, got {kind}; save the base of an "
+            "adapted prior and adapt it again after loading, or save your own module with torch"
         )
     meta: dict[str, Any] = {"architecture": kind, "generator": prior.config}
     if prior.discriminator is not None:
         meta["discriminator"] = prior.discriminator.config
-    metadata = {"format": FORMAT, "gprior": json.dumps({**meta, "record": prior.record})}
+    meta |= {"record": prior.record, "statistics": prior.statistics}
+    metadata = {"format": FORMAT, "gprior": json.dumps(meta)}
     folded = copy.deepcopy(prior).cpu()
     fold_(folded)
     tensors = {k: v.contiguous() for k, v in folded.state_dict().items()}
@@ -69,13 +75,13 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     Raises
     ------
     ValueError
-        If the file is no native checkpoint, is cut short, or its shapes are not those
-        of the architecture that it names.
+        If the file is not a native checkpoint, is cut short, or has other shapes than the
+        architecture that it names.
     """
     if not looks_native(path):
         raise InputError(
-            f"{path} is not a checkpoint that gprior reads: its native format is .safetensors, "
-            "as `gprior train` and gprior.checkpoints.save_prior write it"
+            f"{path} is not a checkpoint that gprior reads; its native format is the .safetensors "
+            "file that `gprior train` and gprior.checkpoints.save_prior write"
         )
     try:
         with safe_open(path, "pt") as file:
@@ -88,8 +94,8 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
         ) from error
     if metadata.get("format") != FORMAT:
         raise InputError(
-            f"{path} is a safetensors file, but not a gprior checkpoint (format "
-            f"{metadata.get('format')!r}, expected {FORMAT!r})"
+            f"{path} is a safetensors file, but not a gprior checkpoint: its format is "
+            f"{metadata.get('format')!r} and must be {FORMAT!r}"
         )
     try:
         meta = json.loads(metadata["gprior"])
@@ -104,18 +110,18 @@ def header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             )
     if kinds not in ({"F32"}, {"F64"}):
         raise InputError(
-            f"{path} holds {sorted(kinds)} tensors; all float32 or all float64 is expected"
+            f"{path} holds tensors of {sorted(kinds)}; they must all be float32 or all float64"
         )
     return meta, shapes
 
 
 def skeleton(meta: dict[str, Any]) -> BigGAN | StyleGAN2:
-    """Return the networks that the metadata names, on the meta device: shapes without memory.
+    """Return the networks that the metadata describe, without memory, on the meta device.
 
     Raises
     ------
     ValueError, KeyError or TypeError
-        If it names no valid architecture.
+        If they describe no valid architecture.
     """
     name = meta["architecture"]
     if not isinstance(name, str) or name not in ARCHITECTURES:
@@ -127,36 +133,46 @@ def skeleton(meta: dict[str, Any]) -> BigGAN | StyleGAN2:
             side, C = (meta["discriminator"][k] for k in ("img_resolution", "img_channels"))
             if prior.image_shape != (C, side, side):
                 raise InputError(
-                    f"the discriminator is of other images than the generator: {C}x{side}x{side}"
+                    f"the discriminator takes images of {C}x{side}x{side}, and the generator makes "
+                    f"{'x'.join(map(str, prior.image_shape))}"
                 )
-    if not isinstance(meta.get("record", {}), dict):
-        raise InputError(f"record must be a dictionary, got {meta['record']!r}")
+    for key in ("record", "statistics"):
+        if not isinstance(meta.get(key, {}), dict):
+            raise InputError(f"{key} must be a dictionary, got {meta[key]!r}")
     return prior
 
 
 def load_native(path: Path) -> BigGAN | StyleGAN2:
-    """Load a native checkpoint, frozen; raises as `header` does."""
+    """Load a native checkpoint and freeze it; the errors are those of `header`."""
     meta, shapes = header(path)
     prior = skeleton(meta)
     with safe_open(path, "pt") as file:
         prior.load_state_dict({k: file.get_tensor(k) for k in shapes}, assign=True)
     ready_(prior)
-    prior.record = {**meta.get("record", {}), "sha256": digest(path)}
+    record = dict(meta.get("record", {}))
+    # Older files have one statistic, in the record.
+    numbers = {UNIT: record.pop(UNIT, None), **meta.get("statistics", {})}
+    prior.record = {**record, "sha256": digest(path)}
     prior.freeze()
+    prior.statistics = {
+        name: value
+        for name, value in numbers.items()
+        if isinstance(value, float) and math.isfinite(value)
+    }
     return prior
 
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def is_native(path: Path) -> bool:
-    """Whether a file is in the native format, be it damaged, and not somebody else's."""
+    """Return whether a file is in gprior's format. A damaged safetensors file counts, too."""
     if path.is_dir() or not looks_native(path):
         return False
     try:
@@ -167,7 +183,7 @@ def is_native(path: Path) -> bool:
 
 
 def looks_native(path: Path) -> bool:
-    """Whether a file begins as a safetensors file does: a length, then a JSON object."""
+    """Return whether a file starts like a safetensors file: a length, then a JSON object."""
     with path.open("rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < 1 << 27

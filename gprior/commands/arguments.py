@@ -1,4 +1,4 @@
-"""What the words of the command line mean: operators, constants, measurement files."""
+"""Parse the arguments of the command line: operators, constants, measurement files."""
 
 from __future__ import annotations
 
@@ -18,35 +18,43 @@ from gprior.checks import InputError, InputTypeError
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.solvers import SOLVERS
 
-__all__ = ["parse_constants", "parse_intensity", "parse_operator", "read_measurements"]
+__all__ = [
+    "constant_names",
+    "parse_constants",
+    "parse_intensity",
+    "parse_operator",
+    "read_measurements",
+]
 
 OPERATORS = "half-mask, mask:FILE, downsample:FACTOR, circulant:SHARE or matrix:FILE"
 
 
 def parse_operator(spec: str, image_shape: tuple[int, int, int], seed: int = 0) -> Any:
-    """Return the operator that a specification names.
+    """Return the operator of a specification.
 
     Parameters
     ----------
     spec : str
-        ``"half-mask"`` (the left half is missing), ``"mask:FILE"`` (an image file, nonzero is
-        observed), ``"downsample:4"``, ``"circulant:0.1"`` (a share of the pixels, or a count)
-        or ``"matrix:FILE"`` (``.npy``, or ``.npz`` of `scipy.sparse`, acting on
-        ``x.flatten(1)``).
+        ``"half-mask"`` (the left half is missing), ``"mask:FILE"`` (an image file whose nonzero
+        pixels are observed), ``"downsample:4"`` (the factor), ``"circulant:0.1"`` (the share of
+        the pixels, or the number of measurements) or ``"matrix:FILE"`` (a ``.npy`` file, or a
+        ``.npz`` file of `scipy.sparse`; the matrix acts on ``x.flatten(1)``).
     image_shape : tuple of int
-        (C, H, W) that it acts on.
+        Shape (C, H, W) of the images.
     seed : int
-        Of the circulant's signs, filter and samples.
+        Random seed of the signs, the filter and the samples of the circulant operator.
 
     Returns
     -------
     Operator, ndarray or scipy.sparse matrix
-        What `gprior.solve` takes as A.
+        The argument A of `gprior.solve`.
 
     Raises
     ------
-    ValueError
+    InputError
         If the specification is none of these, or does not fit the image.
+    OSError
+        If a file cannot be read.
 
     Examples
     --------
@@ -76,7 +84,7 @@ def parse_operator(spec: str, image_shape: tuple[int, int, int], seed: int = 0) 
 
 
 def _read_matrix(path: Path, image_shape: tuple[int, int, int]) -> Any:
-    """Read a dense (.npy) or sparse (.npz) matrix with one column per pixel."""
+    """Read a dense (.npy) or sparse (.npz) matrix with one column for each pixel."""
     n = math.prod(image_shape)
     if path.suffix == ".npz":
         try:
@@ -86,7 +94,7 @@ def _read_matrix(path: Path, image_shape: tuple[int, int, int]) -> Any:
             raise
         except Exception as error:
             raise InputError(
-                f"{path} is no whole sparse matrix; write it with scipy.sparse.save_npz"
+                f"{path} is not a whole sparse matrix; write it with scipy.sparse.save_npz"
             ) from error
         values = matrix.data
     else:
@@ -97,47 +105,55 @@ def _read_matrix(path: Path, image_shape: tuple[int, int, int]) -> Any:
             f"got {matrix.shape}"
         )
     if values.dtype.kind not in "buif" or not np.isfinite(values).all():
-        raise InputError(f"matrix {path} must hold real, finite numbers, got {values.dtype}")
+        raise InputError(f"matrix {path} must have real, finite numbers, got {values.dtype}")
     return matrix.astype(np.float64) if sparse.issparse(matrix) else matrix.astype(np.float32)
 
 
 def read_measurements(path: Path) -> Tensor:
-    """Read measurements as float32, without ever unpickling code.
+    """Read measurements. Code inside a file never runs.
 
     Parameters
     ----------
     path : Path
-        ``.npy``; ``.npz``, ``.pt`` or ``.safetensors`` with one array, or one named ``y``.
+        A ``.npy`` file, or a ``.npz``, ``.pt`` or ``.safetensors`` file that has one array, or
+        an array named ``y``.
+
+    Returns
+    -------
+    Tensor
+        The measurements, float32.
 
     Raises
     ------
-    ValueError
-        If the file is of another kind, damaged, or holds no single array of real numbers.
+    InputError
+        If the file has another format, is damaged, or does not have one array of real numbers.
     OSError
-        If it cannot be opened.
+        If the file cannot be opened.
     """
     readers = {".npy": _read_array, ".npz": _read_npz, ".pt": _read_pt, ".safetensors": _read_st}
     if path.suffix not in readers:
         raise InputError(
-            f"measurements must be a {', '.join(readers)} file, got {path}; "
+            f"measurements must be a file of type {', '.join(readers)}, got {path}; "
             "to measure an image, add --simulate"
         )
-    with path.open("rb"):  # the plain error of a file that cannot be opened
+    with path.open("rb"):  # raises the usual error if the file cannot be opened
         pass
     values = torch.as_tensor(_only(path, readers[path.suffix](path)))
     if values.is_complex():
-        raise InputError(f"{path} holds complex numbers; the operators here measure real ones")
+        raise InputError(f"{path} has complex numbers, but the operators here give real ones")
     return values.float()
 
 
 def _read_array(path: Path) -> np.ndarray[Any, Any]:
     try:
-        with path.open("rb") as stream:  # np.load leaves files open that it cannot read
+        with path.open("rb") as stream:  # np.load does not close a file that it cannot read
             array = np.load(stream, allow_pickle=False)
-    except (EOFError, ValueError) as error:
-        raise InputError(f"{path} is no whole .npy file of numbers: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # numpy's parser of headers has many errors
+        raise InputError(f"{path} is not a whole .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buifc":
-        raise InputError(f"{path} is no .npy file of one array of numbers")
+        raise InputError(f"{path} is not a .npy file of one array of numbers")
     return array
 
 
@@ -146,15 +162,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile and zlib have errors of their own
-        raise InputError(f"{path} is no whole .npz file of numbers: {error}") from error
+        raise InputError(f"{path} is not a whole .npz file of numbers: {error}") from error
 
 
 def _read_pt(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zipfile's and torch's own
+    except Exception as error:  # pickle, zipfile and torch have errors of their own
         raise InputError(
-            f"{path} is no whole .pt file of tensors ({type(error).__name__}); "
+            f"{path} is not a whole .pt file of tensors ({type(error).__name__}); "
             "save the measurements with torch.save(tensor, path)"
         ) from error
 
@@ -166,52 +182,74 @@ def _read_st(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{path} is no whole .safetensors file: {error}") from error
+        raise InputError(f"{path} is not a whole .safetensors file: {error}") from error
 
 
-def _only(path: Path, found: Any) -> Any:
-    """Return the array in what a file held: itself, the one named y, or the only one."""
-    if isinstance(found, dict):
-        names = sorted(map(str, found))
-        if "y" not in found and len(found) != 1:
-            raise InputError(f"{path} must hold one array, or one named 'y'; it holds {names}")
-        found = found["y"] if "y" in found else next(iter(found.values()))
-    if not isinstance(found, Tensor | np.ndarray):
-        raise InputError(f"{path} must hold an array of numbers, got {type(found).__name__}")
-    if isinstance(found, np.ndarray) and found.dtype.kind not in "buifc":
-        raise InputError(f"{path} must hold numbers, got {found.dtype}")
-    return found
+def _only(path: Path, content: Any) -> Any:
+    """Return the array of a file: its content, the array named y, or its only array."""
+    if isinstance(content, dict):
+        names = sorted(map(str, content))
+        if "y" not in content and len(content) != 1:
+            raise InputError(f"{path} must have one array, or one named 'y'; it has {names}")
+        content = content["y"] if "y" in content else next(iter(content.values()))
+    if not isinstance(content, Tensor | np.ndarray):
+        raise InputError(f"{path} must have an array of numbers, got {type(content).__name__}")
+    if isinstance(content, np.ndarray) and content.dtype.kind not in "buifc":
+        raise InputError(f"{path} must have numbers, got {content.dtype}")
+    return content
 
 
 def parse_intensity(text: str) -> tuple[float, float]:
-    """Return LO and HI of ``"LO,HI"``.
+    """Return the two numbers of ``"LO,HI"``.
 
+    Parameters
+    ----------
+    text : str
+        Two numbers with a comma between them.
+
+    Raises
+    ------
+    InputError
+        If the text is not two numbers.
+
+    Examples
+    --------
     >>> parse_intensity("-160,240")
     (-160.0, 240.0)
     """
     try:
         lo, hi = map(float, text.split(","))
     except ValueError as error:
-        raise InputError(f"intensity must be LO,HI such as -160,240, got {text!r}") from error
+        raise InputError(f"intensity must be LO,HI, such as -160,240, got {text!r}") from error
     return lo, hi
 
 
+def constant_names() -> set[str]:
+    """Return the names of the constants of all methods."""
+    return {field.name for solver in SOLVERS.values() for field in fields(solver)}
+
+
 def parse_constants(solver: str, pairs: Iterable[str]) -> dict[str, Any]:
-    """Return a solver's constants from ``NAME=VALUE``, each of its field's type.
+    """Parse constants of a solver, each as the type of its field.
 
     Parameters
     ----------
     solver : str
         A name in `gprior.solvers.SOLVERS`.
     pairs : iterable of str
-        Tuples are written with commas: ``betas=0.9,0.99``.
+        ``NAME=VALUE``. The values of a tuple have commas between them: ``betas=0.9,0.99``.
+
+    Returns
+    -------
+    dict
+        Value by name.
 
     Raises
     ------
-    ValueError
-        If the solver is unknown, or a pair or value cannot be read.
-    TypeError
-        If the solver has no such constant; the message lists the valid ones.
+    InputError
+        If the solver is unknown, or a pair or value cannot be parsed.
+    InputTypeError
+        If the solver has no such constant. The message lists its constants.
 
     Examples
     --------
@@ -221,7 +259,7 @@ def parse_constants(solver: str, pairs: Iterable[str]) -> dict[str, Any]:
     if solver not in SOLVERS:
         raise InputError(f"solver {solver!r} is unknown; solvers are {sorted(SOLVERS)}")
     valid = [field.name for field in fields(SOLVERS[solver])]
-    hints, found = get_type_hints(SOLVERS[solver]), {}
+    hints, constants = get_type_hints(SOLVERS[solver]), {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
@@ -230,15 +268,17 @@ def parse_constants(solver: str, pairs: Iterable[str]) -> dict[str, Any]:
             raise InputTypeError(
                 f"{solver} has no constant {name!r}; its constants are {sorted(valid)}"
             )
-        found[name] = _read_value(name, text, hints[name])
-    return found
+        constants[name] = _read_value(name, text, hints[name])
+    return constants
 
 
 def _read_value(name: str, text: str, hint: Any) -> Any:
-    """Read a value as the first of its field's types that it is written like."""
+    """Parse a value as the first type of its field that the text has the form of."""
     words = {"true": True, "false": False, "none": None}
     options = [hint] if get_origin(hint) is tuple else list(get_args(hint)) or [hint]
-    options.sort(key=lambda option: option not in (bool, NoneType))  # before any text is a str
+    options.sort(
+        key=lambda option: option not in (bool, NoneType)
+    )  # first, because any text is a str
     for option in options:
         try:
             if option in (bool, NoneType) and isinstance(words[text.lower()], option):

@@ -1,4 +1,4 @@
-"""``gprior convert``: a checkpoint that others trained, in the native format."""
+"""``gprior convert``: write a published checkpoint in the native format."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ __all__ = ["convert"]
 
 
 def convert(source: str, target: Path) -> str:
-    """Write a prior in the native format, with where it is from in its record.
+    """Write a prior in the native format, with its origin in its record.
 
     Parameters
     ----------
     source : str
         Any checkpoint that `gprior.load_prior` reads.
     target : Path
-        The new file, ending in ``.safetensors``. It makes the same images, weight for weight.
+        The new file, ending in ``.safetensors``. Its weights are those of the source.
 
     Returns
     -------
     str
-        What was written, as ``gprior info`` says it.
+        A description of the new file, as ``gprior info`` gives it.
 
     Raises
     ------
-    ValueError
-        If the source is not read, or the target is named otherwise or is the source.
+    InputError
+        If the source cannot be read, or the target has another ending or is the source.
     OSError
         If a file cannot be read or written.
     """
     if target.suffix != ".safetensors":
         raise InputError(f"OUT must end in .safetensors, got {target}")
     if target.exists() and Path(source).exists() and target.samefile(source):
-        raise InputError(f"OUT must be another file than IN, got {target} for both")
+        raise InputError(f"OUT must be a different file from IN, got {target} for both")
     prior = load_prior(source)
-    prior.record.pop("sha256", None)  # of the source; source_sha256 keeps it
+    prior.record.pop("sha256", None)  # the hash of the source, which source_sha256 keeps
     save_prior(prior, target)
     return describe(str(target))

@@ -1,10 +1,10 @@
-"""What ``gprior demo`` does: four problems, three kinds of images, one report.
+"""``gprior demo``: four problems, three kinds of images, one report.
 
-Images come from the prior itself (in-range), from head phantoms that it never saw
-(held-out), and from the real MR and CT slices inside nibabel and pydicom (out of its
-domain). Each is measured by four operators and solved by L-BRGM with its default
-constants, but for the number of steps. Scores compare with the truth, and nothing is
-chosen by them.
+The images are samples of the prior (in-range), head phantoms that the prior was not trained on
+(held-out), and the real MR and CT slices inside nibabel and pydicom, which are outside its
+domain. Each image is measured by four operators and reconstructed by L-BRGM with its default
+constants, except for the number of steps. The scores compare with the truth. They choose
+nothing.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ DOMAINS = ("in-range", "held-out", "real")
 NOISE = 0.1
 SOLVER = "lbrgm"
 
-# Weight of the total variation with the best mean PSNR on 24 phantoms of seed 2, which are
-# neither trained on nor in the demo: 14.82, 20.07, 19.58 and 25.60 dB by
+# Weight of the total variation with the best mean PSNR on 24 phantoms of seed 2, which are in
+# neither the training set nor the demo: 14.82, 20.07, 19.58 and 25.60 dB by
 # `python benchmarks/tune_tv.py`.
 TV_WEIGHT = {"half-mask": 0.01, "downsample:4": 1e-4, "circulant:0.1": 3e-3, "noise:0.1": 0.06}
 
@@ -56,16 +56,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demo computes.
+    """Size of the demo.
 
     Attributes
     ----------
     steps : int
-        Of L-BRGM.
+        Number of steps of L-BRGM.
     images : int
-        In range, and as many held out.
+        Number of images in range. There are as many held-out images.
     tv_steps : int
-        Of the total variation.
+        Number of steps of the total variation.
     """
 
     steps: int = 200
@@ -75,7 +75,7 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """One operator's answers to all images; tensors are (B, C, H, W), as the truth."""
+    """The reconstructions of all images from one operator, tensors (B, C, H, W)."""
 
     operator: str
     y: Tensor
@@ -93,7 +93,7 @@ def run(out: Path, size: Size | None = None) -> str:
     out : Path
         Folder for ``report.html``, ``figure.png`` and ``metrics.json``.
     size : Size, optional
-        How much to compute.
+        Numbers of steps and images.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def run(out: Path, size: Size | None = None) -> str:
     Raises
     ------
     OSError
-        If the folder cannot be written to, or nibabel or pydicom came without their samples.
+        If the folder cannot be written to, or the sample of nibabel or pydicom is missing.
     """
     started, size = time.perf_counter(), size or Size()
     with staged(out) as place:
@@ -119,9 +119,9 @@ def run(out: Path, size: Size | None = None) -> str:
             seconds = time.perf_counter() - started
             table, failures = _table(records), _failures(records)
             _draw(place, cases, truth, solved, records, table, failures, seconds, size)
-    lost = ", ".join(f"{row[1]} {row[0]}" for row in failures.rows)
+    worse = ", ".join(f"{row[1]} {row[0]}" for row in failures.rows)
     return (
-        f"{table.text()}\n\nWorse than A⁺ or TV: {lost} cases; real slices are outside the "
+        f"{table.text()}\n\nWorse than A⁺ or TV: {worse} cases; real slices are outside the "
         f"prior's domain.\n{seconds:.0f} s; report: {out / 'report.html'} ({STAMP})"
     )
 
@@ -130,7 +130,7 @@ def run(out: Path, size: Size | None = None) -> str:
 
 
 def _images(prior: Prior, count: int) -> tuple[list[tuple[str, str]], Tensor]:
-    """Return (case, domain) of each image, and the images (B, C, H, W) in [0, 1]."""
+    """Return the (case, domain) of each image, and the images (B, C, H, W) in [0, 1]."""
     grid = prior.image_shape[1:]
     sampled = prior.sample(count, seed=1).clamp(0, 1)
     drawn, labels = phantoms(range(count), grid[0], seed=1)
@@ -142,14 +142,14 @@ def _images(prior: Prior, count: int) -> tuple[list[tuple[str, str]], Tensor]:
 
 
 def real_images(grid: Sequence[int], mr: Sequence[int] = (10, 14)) -> tuple[list[str], Tensor]:
-    """Return the names of the real slices, and the slices (n, 1, H, W) in [0, 1].
+    """Read the real slices, (n, 1, H, W) in [0, 1], and return them with their names.
 
     Parameters
     ----------
     grid : sequence of int
-        (H, W); slices are cropped to its shape and resampled.
+        Size (H, W). Slices are cropped to its aspect ratio and resampled.
     mr : sequence of int
-        Which MR slices; the CT slice comes after them.
+        Indices of the MR slices. The CT slice comes after them.
     """
     names, slices = [], []
     for name, path, index in _real_slices(mr):
@@ -160,14 +160,14 @@ def real_images(grid: Sequence[int], mr: Sequence[int] = (10, 14)) -> tuple[list
 
 
 def _real_slices(indices: Sequence[int]) -> Iterator[tuple[str, Path, int | None]]:
-    """Yield name, file and slice of the real images inside nibabel and pydicom."""
+    """Yield the name, file and slice of the real images inside nibabel and pydicom."""
     mr = Path(str(files("nibabel") / "tests" / "data" / "example4d.nii.gz"))
     ct = Path(str(files("pydicom") / "data" / "test_files" / "CT_small.dcm"))
     for path, package in ((mr, "nibabel"), (ct, "pydicom")):
         if not path.is_file():
             raise FileNotFoundError(
-                f"{package} came without its sample {path.name}; reinstall it from the package "
-                f"index: pip install --force-reinstall {package}"
+                f"the sample {path.name} of {package} is missing; reinstall it: "
+                f"pip install --force-reinstall {package}"
             )
     for index in indices:
         yield f"MR slice {index}", mr, index
@@ -175,12 +175,12 @@ def _real_slices(indices: Sequence[int]) -> Iterator[tuple[str, Path, int | None
 
 
 def problems(image_shape: Sequence[int]) -> dict[str, Operator]:
-    """Return the operators by the names of the metrics.
+    """Return the operators of the demo, by their names in ``metrics.json``.
 
     Parameters
     ----------
     image_shape : sequence of int
-        (C, H, W).
+        Shape (C, H, W) of the images.
     """
     from deepinv.physics import GaussianNoise
 
@@ -197,7 +197,7 @@ def problems(image_shape: Sequence[int]) -> dict[str, Operator]:
 def _solve(
     name: str, A: Operator, truth: Tensor, prior: Prior, size: Size, bar: tqdm[Any]
 ) -> Solved:
-    """Measure all images by one operator and reconstruct them, as one batch."""
+    """Measure all images by one operator and reconstruct them as one batch."""
     end = bar.n + len(truth) * size.steps
     y = A(truth)
     bar.set_description(f"{name}: total variation")
@@ -207,10 +207,11 @@ def _solve(
     def tick(step: int, rows: Tensor, loss: Tensor, image: Tensor) -> None:
         bar.update(len(rows))
 
-    # Without noise there is nothing to stop for, and 5 % of 256 pixels are too few to choose by.
+    # Measurements without noise are fitted for all steps: to hold out 5 % of 256 pixels, as
+    # "auto" would do, gives too few to choose by.
     stop = "auto" if name == "noise:0.1" else "fixed"
     result = solve(y, A, prior, SOLVER, steps=size.steps, stop=stop, callback=tick)
-    bar.update(end - bar.n)  # images that stopped early
+    bar.update(end - bar.n)  # the steps of images that stopped early
     return Solved(name, y, A.A_dagger(y), tv, result, A.measurement_is_image)
 
 
@@ -220,7 +221,7 @@ def _solve(
 def _records(
     solved: Solved, cases: Sequence[tuple[str, str]], truth: Tensor
 ) -> list[dict[str, Any]]:
-    """Return the records of one operator, one per image."""
+    """Return the records of one operator, one for each image."""
     psnr, ssim = scores(solved.result.x, truth)
     psnr_baseline, ssim_baseline = scores(solved.baseline, truth)
     psnr_tv, _ = scores(solved.tv, truth)
@@ -235,39 +236,39 @@ def _records(
             "psnr_tv": psnr_tv[i],
             "ssim": ssim[i],
             "ssim_baseline": ssim_baseline[i],
-            "seconds": solved.result.seconds / len(cases),  # they were solved together
+            "seconds": solved.result.seconds / len(cases),  # they were solved as one batch
         }
         for i, (case, domain) in enumerate(cases)
     ]
 
 
 def _table(records: Sequence[dict[str, Any]]) -> Table:
-    """Return medians by operator and domain."""
+    """Return the medians by operator and domain."""
     columns = ("psnr_baseline", "psnr_tv", "psnr", "ssim_baseline", "ssim")
     rows = []
     for operator in dict.fromkeys(r["operator"] for r in records):
         for domain in DOMAINS:
-            own = [r for r in records if (r["operator"], r["domain"]) == (operator, domain)]
-            middle = [statistics.median(r[name] for r in own) for name in columns]
-            cells = [f"{value:.1f}" for value in middle[:3]] + [f"{v:.2f}" for v in middle[3:]]
-            least = min(r["psnr"] - r["psnr_baseline"] for r in own)
+            group = [r for r in records if (r["operator"], r["domain"]) == (operator, domain)]
+            medians = [statistics.median(r[name] for r in group) for name in columns]
+            cells = [f"{value:.1f}" for value in medians[:3]] + [f"{v:.2f}" for v in medians[3:]]
+            least = min(r["psnr"] - r["psnr_baseline"] for r in group)
             rows.append([f"{operator}, {domain}", *cells, f"{least:+.1f}"])
     head = ["median", "PSNR A⁺", "TV", "L-BRGM", "SSIM A⁺", "L-BRGM", "least gain"]
     return Table("Results", head, rows)
 
 
 def _failures(records: Sequence[dict[str, Any]]) -> Table:
-    """List, by domain, where the method was worse than the pseudo-inverse or total variation."""
+    """Return, by domain, the cases worse than the pseudo-inverse or total variation."""
     rows = []
     for domain in DOMAINS:
-        own = [r for r in records if r["domain"] == domain]
-        lost = [
+        group = [r for r in records if r["domain"] == domain]
+        worse = [
             f"{r['case']} / {r['operator']} ({r['psnr']:.1f} dB, "
             f"A⁺ {r['psnr_baseline']:.1f}, TV {r['psnr_tv']:.1f})"
-            for r in own
+            for r in group
             if r["psnr"] < max(r["psnr_baseline"], r["psnr_tv"])
         ]
-        rows.append([domain, f"{len(lost)} of {len(own)}", "; ".join(lost) or "none"])
+        rows.append([domain, f"{len(worse)} of {len(group)}", "; ".join(worse) or "none"])
     return Table("Where the method failed: worse than A⁺ or TV", [], rows)
 
 
@@ -290,13 +291,12 @@ def _draw(
     lead = [
         f"{len(cases)} images, four operators, one method (L-BRGM, {size.steps} steps, its default "
         f"constants), one embedded prior (phantom-64); {seconds:.0f} seconds.",
-        "In-range images are samples of the prior; held-out phantoms come from the drawing "
-        "program that it was trained on, but were never shown to it; real slices are outside "
-        "its domain: it has never seen a patient, and what it draws in them can be wrong.",
-        "TV is total variation with deepinv's proximal operator, its weight tuned once per "
-        "operator on other phantoms. A⁺ is the pseudo-inverse. Measurements without "
-        "noise are fitted for all steps, noisy ones down to the noise level; these scores choose "
-        "nothing.",
+        "In-range images are samples of the prior. Held-out phantoms come from the program that "
+        "drew its training images, but were not among them. Real slices are outside its domain: "
+        "it was never trained on a patient, and the details that it generates can be wrong.",
+        "TV is total variation with deepinv's proximal operator; its weight was tuned once for "
+        "each operator on other phantoms. A⁺ is the pseudo-inverse. Measurements without noise "
+        "are fitted for all steps, noisy ones down to the noise level. The scores choose nothing.",
     ]
     sections = [Section(TITLES[one.operator], row) for one, row in zip(solved, rows, strict=True)]
     write_report(place / "report.html", "gprior demo", lead, [table, failures, *sections])
@@ -315,13 +315,13 @@ def _rows(
     truth: Tensor,
     records: Sequence[dict[str, Any]],
 ) -> list[Case]:
-    """Return the pictures of one operator, one row per image."""
-    own = [r for r in records if r["operator"] == solved.operator]
-    found = solved.result.x.clamp(0, 1)
+    """Return the pictures of one operator, one row for each image."""
+    records = [r for r in records if r["operator"] == solved.operator]
+    x = solved.result.x.clamp(0, 1)
     # A vector of measurements is shown by its adjoint image, whose values are signed.
-    seen, title = solved.y, "Measurement"
+    measured, title = solved.y, "Measurement"
     if not solved.measures_images:
-        seen, title = (solved.baseline + 1) / 2, "(1 + Aᵀy) / 2"
+        measured, title = (solved.baseline + 1) / 2, "(1 + Aᵀy) / 2"
 
     def note(r: dict[str, Any], key: str) -> str:
         return f"{r[key]:.1f} dB"
@@ -331,14 +331,14 @@ def _rows(
             case,
             [
                 Panel("Truth", truth[i].numpy()),
-                Panel(title, seen[i].numpy()),
+                Panel(title, measured[i].numpy()),
                 Panel("Pseudo-inverse A⁺", solved.baseline[i].numpy(), note(r, "psnr_baseline")),
                 Panel("Total variation", solved.tv[i].numpy(), note(r, "psnr_tv")),
-                Panel("L-BRGM", found[i].numpy(), note(r, "psnr")),
-                Panel("L-BRGM − truth", (found - truth)[i].numpy(), signed=True),
+                Panel("L-BRGM", x[i].numpy(), note(r, "psnr")),
+                Panel("L-BRGM − truth", (x - truth)[i].numpy(), signed=True),
             ],
             solved.result.history[i].tolist(),
             domain,
         )
-        for i, ((case, domain), r) in enumerate(zip(cases, own, strict=True))
+        for i, ((case, domain), r) in enumerate(zip(cases, records, strict=True))
     ]

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choose the device to compute on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ def pick_device(name: str) -> torch.device:
     Parameters
     ----------
     name : {"auto", "cpu", "cuda"}
-        ``"auto"`` takes the GPU where there is one.
+        ``"auto"`` is the GPU if there is one, and else the CPU.
+
+    Returns
+    -------
+    torch.device
+        The device.
 
     Raises
     ------
-    ValueError
-        If the name is unknown, or CUDA is asked for where there is none.
+    InputError
+        If the name is unknown, or is ``"cuda"`` and torch finds no usable CUDA GPU.
 
     Examples
     --------
@@ -29,10 +34,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {name!r}")
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
         raise InputError(
-            "device cuda was asked for, but torch finds no usable CUDA GPU here; "
+            "device cuda needs a CUDA GPU, but torch finds none that it can use; "
             "use --device cpu, or install a CUDA build of torch"
         )
-    return torch.device("cuda" if found and name != "cpu" else "cpu")
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")

@@ -1,8 +1,7 @@
-"""What ``gprior reconstruct`` does: a file in, a folder of results out."""
+"""``gprior reconstruct``: reconstruct the images of a file and write a folder of results."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from gprior import __version__
 from gprior.checkpoints import load_prior
-from gprior.checks import InputError, InputTypeError
+from gprior.checks import InputError, InputTypeError, number
 from gprior.commands.arguments import (
     parse_constants,
     parse_intensity,
@@ -44,31 +43,32 @@ from gprior.solving import solve
 __all__ = ["Options", "run"]
 
 SHOWN = 16  # images of a batch that the report shows
-SIGNED = ("Residual", "y − A x")  # panels around 0
+SIGNED = ("Residual", "y − A x")  # panels with values around 0
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command, as they were given.
+    """The options of the command.
 
     Attributes
     ----------
     operator : str
         See `gprior.commands.arguments.parse_operator`.
     solver, prior : str
-        Names; the prior may be a file.
+        Name of the method; name or file of the prior.
     simulate : bool
-        Whether the input is an image, to be measured first.
+        Whether the input is an image, which is measured first.
     noise : float, optional
         Standard deviation of the noise, in the units of y.
     fit, intensity, slice
-        How an image comes onto the prior's grid; for ``simulate`` alone.
+        How an image is fitted to the prior's size, mapped to [0, 1], and taken from a volume.
+        Only with ``simulate``.
     constants : tuple of str
-        ``NAME=VALUE`` for the solver.
+        Constants of the solver, ``NAME=VALUE``.
     budget, label, restarts, seed
-        As in `gprior.solve`.
+        See `gprior.solve`.
     device : str
-        auto, cpu or cuda.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
     """
 
     operator: str
@@ -88,14 +88,14 @@ class Options:
 
     @property
     def measured(self) -> str:
-        """The operator without its file, whose path may name a patient."""
+        """The operator without the path of its file, which may name a patient."""
         kind = self.operator.partition(":")[0]
         return kind if kind in ("mask", "matrix") else self.operator
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image on the prior's grid, and the way back to its own."""
+    """An image on the prior's grid, and what is needed to return to its original grid."""
 
     image: ImageFile
     intensity: tuple[float, float]
@@ -104,11 +104,11 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The file of the reconstruction in the image's own format and on its own grid."""
+        """Name of the file for the reconstruction in the format and on the grid of the input."""
         return f"on-input-grid{EXTENSIONS[self.image.format][0]}"
 
     def write(self, place: Path, x: NDArray[Any], how: str) -> None:
-        """Write an image (C, H, W) of the prior's grid like the source."""
+        """Write an image (C, H, W) in the format and on the grid of the input."""
         write_like(place / self.name, unfit(x, self.fitted), self.image, self.intensity, how)
 
     def record(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that `gprior.solve` needs, and the truth where it is known."""
+    """The arguments of `gprior.solve`, and the image where it is known."""
 
     y: Tensor
     A: Any
@@ -143,24 +143,24 @@ def run(source: Path, out: Path, options: Options) -> str:
     Parameters
     ----------
     source : Path
-        Measurements, or with ``options.simulate`` an image.
+        File of measurements, or with ``options.simulate`` of an image.
     out : Path
         Folder for ``reconstruction.npy`` (B, C, H, W) in [0, 1], ``reconstruction.png``,
-        ``result.safetensors``, ``result.json``, ``record.json``, ``report.html``,
-        ``figure.png``, and of an image ``on-input-grid`` in its own format, units and
-        geometry. All are written, or none.
+        ``result.safetensors``, ``result.json``, ``record.json``, ``report.html`` and
+        ``figure.png``. For an image also ``on-input-grid`` in the format, units and geometry of
+        the input. All files are written, or none.
     options : Options
         The options.
 
     Returns
     -------
     str
-        What was done, for the terminal.
+        A summary for the terminal.
 
     Raises
     ------
-    ValueError, TypeError, OSError
-        As `gprior.solve` and the readers: one message with the remedy.
+    InputError, OSError
+        See `gprior.solve` and the functions that read the files.
     """
     task = prepare(source, options)
     how = f"{options.solver}, {options.measured}"
@@ -187,11 +187,11 @@ def run(source: Path, out: Path, options: Options) -> str:
 
 
 def prepare(source: Path, options: Options) -> Task:
-    """Read the input, and refuse what cannot be solved before anything is computed."""
+    """Read and check the input, before anything is computed."""
     constants = parse_constants(options.solver, options.constants)
     device = pick_device(options.device)
-    if options.noise is not None and not (options.noise >= 0 and math.isfinite(options.noise)):
-        raise InputError(f"noise must be a standard deviation of 0 or more, got {options.noise}")
+    if options.noise is not None:
+        number("noise", options.noise, least=0)
     prior = load_prior(options.prior, str(device))
     if options.simulate:
         return _simulated(source, options, prior, constants)
@@ -201,7 +201,7 @@ def prepare(source: Path, options: Options) -> Task:
     y = read_measurements(source).to(prior.like)
     A, forward = _operator(options, prior)
     one = forward(torch.zeros(1, *prior.image_shape).to(prior.like), _rows(1))[0].shape[1:]
-    y = y[None] if y.shape == one else y  # one measurement without its batch
+    y = y[None] if y.shape == one else y  # one measurement without a batch dimension
     if y.shape[1:] != one or not len(y):
         raise InputError(
             f"measurements must have shape (B, {', '.join(map(str, one))}) for {options.operator} "
@@ -211,7 +211,7 @@ def prepare(source: Path, options: Options) -> Task:
 
 
 def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
-    """Bring an image onto the prior's grid and measure it."""
+    """Fit an image to the prior's grid and measure it."""
     image = read_image(path, slice=options.slice)
     given = None if options.intensity is None else parse_intensity(options.intensity)
     unit, intensity = to_unit(image, given)
@@ -239,7 +239,7 @@ def _rows(count: int) -> Tensor:
 
 
 def _forget(out: Path, source: Source | None) -> None:
-    """Remove the image of an earlier run in another format: it would belie these results."""
+    """Remove the image that an earlier run wrote in another format."""
     for kind in (end for ends in EXTENSIONS.values() for end in ends):
         name = f"on-input-grid{kind}"
         if source is None or name != source.name:
@@ -250,7 +250,7 @@ def _forget(out: Path, source: Source | None) -> None:
 
 
 def _write(place: Path, task: Task, options: Options, result: Result, how: str) -> str:
-    """Write every file; return the summary for the terminal."""
+    """Write every file, and return the summary for the terminal."""
     x = result.x.clamp(0, 1).cpu().numpy()
     result.save(place / "result.safetensors")
     with atomic_write(place / "reconstruction.npy", "the reconstruction") as temporary:
@@ -266,9 +266,9 @@ def _write(place: Path, task: Task, options: Options, result: Result, how: str) 
     lead = [
         f"{len(x)} image(s) reconstructed by {options.solver} from {options.measured}, with the "
         f"prior {task.prior.name}.",
-        "Scores compare with the image that was measured; the method never saw it."
+        "Scores compare with the image that was measured. The method did not use it."
         if task.source
-        else "No ground truth is known: the residual compares measurements, y − A x.",
+        else "The true image is not known. The residual y − A x compares measurements.",
     ]
     if len(x) > SHOWN:
         lead.append(f"The first {SHOWN} images are shown.")
@@ -289,7 +289,7 @@ def _write(place: Path, task: Task, options: Options, result: Result, how: str) 
 
 
 def _words(value: Any) -> str:
-    """Return a JSON value as text for a reader."""
+    """Return a JSON value as text for the report."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
@@ -321,10 +321,10 @@ def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
 
 @torch.no_grad()
 def _cases(task: Task, result: Result) -> list[Case]:
-    """Compose the rows of the report, one per image."""
+    """Return the rows of the report, one for each image."""
     count = min(len(result.x), SHOWN)
     x, y = result.x[:count].clamp(0, 1), task.y[:count]
-    left = y - task.forward(result.x[:count], _rows(count))[0]
+    residual = y - task.forward(result.x[:count], _rows(count))[0]
     columns = [
         ("Measurement" if task.forward.measures_images else "Aᵀ y, rescaled", _picture(task, y)),
         ("Pseudo-inverse", _baseline(task, y)),
@@ -338,8 +338,8 @@ def _cases(task: Task, result: Result) -> list[Case]:
             psnr, ssim = scores(images.to(truth), truth)
             notes[title] = f"{psnr[0]:.1f} dB, SSIM {ssim[0]:.2f}"
     elif task.forward.measures_images:
-        columns.append(("y − A x", left))
-    rms = left.flatten(1).square().mean(1).sqrt().tolist()
+        columns.append(("y − A x", residual))
+    rms = residual.flatten(1).square().mean(1).sqrt().tolist()
     return [
         Case(
             f"Image {i + 1}",
@@ -355,19 +355,19 @@ def _cases(task: Task, result: Result) -> list[Case]:
 
 
 def _picture(task: Task, y: Tensor) -> Tensor:
-    """Return measurements as images: themselves, or Aᵀ y rescaled to [0, 1]."""
+    """Return images of the measurements: y itself, or Aᵀ y rescaled to [0, 1]."""
     if task.forward.measures_images:
         return y.clamp(0, 1)
     with torch.enable_grad():
         x = torch.zeros(len(y), *task.prior.image_shape).to(task.prior.like).requires_grad_()
-        (back,) = torch.autograd.grad(task.forward(x, _rows(len(y)))[0], x, y)
-    lo, hi = back.amin((1, 2, 3), keepdim=True), back.amax((1, 2, 3), keepdim=True)
-    return (back - lo) / (hi - lo).clamp_min(1e-12)
+        (adjoint,) = torch.autograd.grad(task.forward(x, _rows(len(y)))[0], x, y)
+    lo, hi = adjoint.amin((1, 2, 3), keepdim=True), adjoint.amax((1, 2, 3), keepdim=True)
+    return (adjoint - lo) / (hi - lo).clamp_min(1e-12)
 
 
 def _baseline(task: Task, y: Tensor) -> Tensor:
     """Return the pseudo-inverse in [0, 1]."""
-    found = task.forward.pseudo_inverse(y)
-    if found is None:
-        raise InputTypeError(f"no pseudo-inverse of {type(task.A).__name__}")
-    return found.clamp(0, 1)
+    image = task.forward.pseudo_inverse(y)
+    if image is None:
+        raise InputTypeError(f"operator {type(task.A).__name__} has no pseudo-inverse")
+    return image.clamp(0, 1)

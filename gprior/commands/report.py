@@ -1,6 +1,7 @@
 """Reports: one HTML page that needs no other file, and a figure for print.
 
-Gray panels show [0, 1] and residuals -LIMIT to LIMIT, everywhere, so that panels compare.
+All gray panels show the range [0, 1], and all residuals the range -LIMIT to LIMIT, so that panels
+can be compared.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class Panel:
     Attributes
     ----------
     title : str
-        What it shows, the same for a column.
+        Title of the column that it stands in.
     image : array-like
-        (1 or 3, H, W); gray values in [0, 1], or a residual.
+        (1 or 3, H, W), with values in [0, 1], or a residual.
     note : str
-        Under the picture, such as its PSNR.
+        Text under the picture, such as its PSNR.
     signed : bool
-        Whether it is a residual, around 0.
+        Whether the image is a residual, with values around 0.
     """
 
     title: str
@@ -69,14 +70,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; under a head, all columns but the first are numbers."""
+    """A table. If it has a head, all columns except the first are numbers."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def text(self) -> str:
-        """Return aligned lines for a terminal."""
+        """Return the table as aligned lines for a terminal."""
         lines = [list(self.head), *map(list, self.rows)]
         widths = [max(len(line[k]) for line in lines) for k in range(len(self.head))]
         aligned = [
@@ -90,14 +91,19 @@ class Table:
 
 
 def encode_png(image: ArrayLike, signed: bool = False) -> bytes:
-    """Encode an image as an 8-bit PNG that says that it was generated.
+    """Encode an image as an 8-bit PNG whose metadata says that it was generated.
 
     Parameters
     ----------
     image : array-like
-        (1 or 3, H, W); values outside the scale are clamped.
+        (1 or 3, H, W). Values outside the scale are clamped.
     signed : bool
-        Colour a residual (its mean over channels) instead.
+        Whether the image is a residual. Its mean over channels is then shown in colours.
+
+    Returns
+    -------
+    bytes
+        The PNG file.
     """
     values = np.asarray(image, dtype=np.float64)
     if signed:
@@ -133,12 +139,12 @@ def write_report(
     lead : sequence of str
         Paragraphs under the heading.
     parts : sequence of Table or Section
-        Numbers and pictures, in order.
+        Tables and pictures, in the order of the page.
 
     Raises
     ------
     OSError
-        As `gprior.files.atomic_write`.
+        See `gprior.files.atomic_write`.
     """
     body = [
         f"<header><h1>{escape(title)}</h1><p class=stamp>{escape(STAMP.capitalize())}.</p>",
@@ -268,19 +274,19 @@ footer{margin-top:48px;padding-top:12px;border-top:1px solid var(--line);color:v
 
 
 def write_figure(path: Path, cases: Sequence[Case]) -> None:
-    """Draw cases with the same columns as a PNG figure.
+    """Draw cases as a PNG figure.
 
     Parameters
     ----------
     path : Path
         The file.
     cases : sequence of Case
-        One row each.
+        The rows, which have the same columns.
 
     Raises
     ------
     OSError
-        As `gprior.files.atomic_write`.
+        See `gprior.files.atomic_write`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -289,11 +295,11 @@ def write_figure(path: Path, cases: Sequence[Case]) -> None:
     drawing = Figure(figsize=(1.5 * columns + 0.5, 1.65 * rows + 0.6), layout="constrained")
     axes = drawing.subplots(rows, columns, squeeze=False)
     signed = None
-    for line, case in zip(axes, cases, strict=True):
-        line[0].set_ylabel(case.title, fontsize=8)
-        for ax, panel in zip(line, case.panels, strict=True):
-            shown = _draw(ax, panel)
-            signed = shown if panel.signed else signed
+    for row, case in zip(axes, cases, strict=True):
+        row[0].set_ylabel(case.title, fontsize=8)
+        for ax, panel in zip(row, case.panels, strict=True):
+            picture = _draw(ax, panel)
+            signed = picture if panel.signed else signed
             ax.set_xlabel(panel.note, fontsize=8)
     for ax, panel in zip(axes[0], cases[0].panels, strict=True):
         ax.set_title(panel.title, fontsize=9)
@@ -315,5 +321,5 @@ def _draw(ax: Any, panel: Panel) -> Any:
         return ax.imshow(
             values.mean(0), cmap=COLOURS, vmin=-LIMIT, vmax=LIMIT, interpolation="nearest"
         )
-    shown = values[0] if len(values) == 1 else np.clip(np.moveaxis(values, 0, 2), 0, 1)
-    return ax.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    pixels = values[0] if len(values) == 1 else np.clip(np.moveaxis(values, 0, 2), 0, 1)
+    return ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

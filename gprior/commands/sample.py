@@ -8,17 +8,15 @@ from pathlib import Path
 import torch
 
 from gprior.checkpoints import load_prior
-from gprior.checks import InputError
+from gprior.checks import InputError, integer, number
 from gprior.files import write_bytes
 from gprior.images import encode_pixels, to_stored
-from gprior.priors import BigGAN, StyleGAN2
 
 __all__ = ["sample"]
 
 STAMP = "generated images, not for diagnosis"
 
 
-@torch.no_grad()
 def sample(
     source: str,
     out: Path,
@@ -28,7 +26,7 @@ def sample(
     truncation: float | None = None,
     device: str = "cpu",
 ) -> str:
-    """Draw generated images as a grid, in a PNG that says that they are generated.
+    """Write generated images as a grid, in a PNG whose metadata say that they are generated.
 
     Parameters
     ----------
@@ -37,11 +35,11 @@ def sample(
     out : Path
         The picture, ending in ``.png``.
     n : int
-        Number of images.
+        Number of images, from 1 to 1024.
     seed : int
         The i-th image depends on (seed, i) alone.
     label : int, optional
-        Class of all images; None draws one for each.
+        Class of all images; None draws one for each image.
     truncation : float, optional
         Psi for StyleGAN2, the truncation in [0, 1] for BigGAN; None for none.
     device : str
@@ -55,24 +53,17 @@ def sample(
     Raises
     ------
     ValueError
-        If the prior is not read, or an option does not fit it.
+        If the file is not a prior, or an option does not fit the prior.
     OSError
         If a file cannot be read or written.
     """
     if out.suffix.lower() != ".png":
         raise InputError(f"OUT must end in .png, got {out}")
-    if not 1 <= n <= 1024:
-        raise InputError(f"n must be between 1 and 1024, got {n}")
-    if truncation is not None and not math.isfinite(truncation):
-        raise InputError(f"truncation must be a finite number, got {truncation}")
+    n = integer("n", n, 1, 1024)
+    if truncation is not None:
+        number("truncation", truncation)
     prior = load_prior(source, device)
-    options = {}
-    if truncation is not None and isinstance(prior, StyleGAN2):
-        options = {"truncation_psi": truncation}
-    elif truncation is not None and isinstance(prior, BigGAN):
-        prior.truncation = truncation
-    batches = prior._sample_inputs(n, seed, label)
-    images = torch.cat([prior(**inputs, **options).cpu() for inputs in batches])
+    images = prior.sample(n, seed, label, truncation).cpu()
     C, H, W = prior.image_shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

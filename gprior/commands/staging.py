@@ -1,4 +1,4 @@
-"""A folder of results that appears whole: every file of a run, or none."""
+"""Write the results of a run into their folder together: every file, or none."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["staged"]
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Collect the files of a run, and move them into their folder when the block ends well.
+    """Collect the files of a run, and move them into their folder when the block succeeds.
 
-    The folder is made at once, so that a place that cannot be written to is refused before
-    the work and not after it. When the block fails, nothing is left, and files of an earlier
-    run stay as they were.
+    The folder is made at the start, so that a folder that cannot be written to is refused before
+    the work. When the block fails, nothing is left behind, and files of an earlier run stay as
+    they were.
 
     Parameters
     ----------
     folder : Path
-        Where the files shall be; made if missing.
+        Folder for the files. It is made if it does not exist.
 
     Yields
     ------
     pathlib.Path
-        A hidden folder inside it to write to.
+        A hidden folder inside `folder` to write to.
 
     Raises
     ------
@@ -51,9 +51,8 @@ def staged(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise restate(
-            error, f"cannot write to {folder}: {error.strerror}; choose another --out"
-        ) from error
+        message = f"cannot write to {folder}: {error.strerror}; choose another place"
+        raise restate(error, message) from error
     try:
         yield temporary
         for path in sorted(temporary.iterdir()):
@@ -61,10 +60,10 @@ def staged(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if str(temporary) not in str(error):
             raise
-        # The user knows the folder, not its hidden part.
+        # The user knows the folder, but not the hidden one in it.
         raise restate(error, str(error).replace(str(temporary), str(folder))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             if new:
-                folder.rmdir()  # only where it is empty
+                folder.rmdir()  # fails if it is not empty, as it should

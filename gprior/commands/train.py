@@ -1,4 +1,4 @@
-"""What ``gprior train`` does: a training run in a folder, its checkpoints and its model card."""
+"""``gprior train``: train a prior in a folder, with checkpoints and a model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from gprior.checkpoints import save_prior
-from gprior.checks import InputError
+from gprior.checks import InputError, integer, number
 from gprior.commands.devices import pick_device
 from gprior.files import restate, write_json, write_text
 from gprior.training import (
@@ -31,21 +31,21 @@ from gprior.training import (
 
 __all__ = ["Options", "run"]
 
-HELD_OUT = 2048  # phantoms that the Fréchet distance compares with
+HELD_OUT = 2048  # number of phantoms that the Fréchet distance compares with
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the weights that come out; the defaults are those of ``phantom-64``.
+    """The options that determine the trained weights. The defaults are those of ``phantom-64``.
 
     Attributes
     ----------
     data : str
         ``"phantoms"``, or a folder of images.
     resolution, channels : int
-        Side in pixels; 1 or 3 channels, phantoms have 1.
+        Image side in pixels; number of channels, 1 or 3. Phantoms have 1.
     count : int
-        Phantoms to draw; of no effect on a folder.
+        Number of phantoms to draw. A folder of images ignores it.
     steps, batch, lr, gamma, seed
         See `Settings`.
     z_dim, w_dim, channel_base, channel_max, mapping_layers
@@ -69,12 +69,13 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("count", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (self.lr > 0 and self.gamma >= 0):
-            raise InputError(f"lr must be positive and gamma not negative: {self.lr}, {self.gamma}")
+            integer(name, getattr(self, name), least=1)
+        number("lr", self.lr, above=0)
+        number("gamma", self.gamma, least=0)
         if self.data == "phantoms" and self.channels != 1:
-            raise InputError(f"phantoms have 1 channel, got channels={self.channels}")
+            raise InputError(
+                f"channels must be 1, because phantoms have 1 channel, got {self.channels}"
+            )
 
     @property
     def name(self) -> str:
@@ -83,7 +84,7 @@ class Options:
         return f"{kind}-{self.resolution}"
 
     def command(self, out: Path) -> str:
-        """Return the command line with these options, defaults left out."""
+        """Return the command line with these options, without those that have their default."""
         words = ["gprior", "train", *([] if self.data == "phantoms" else [self.data])]
         words += ["--out", str(out)]
         for field in fields(self):
@@ -102,7 +103,7 @@ class Options:
             return folder_set(Path(self.data), self.resolution, self.channels, bar.update)
 
     def trainer(self, data: ImageSet, device: torch.device) -> Trainer:
-        """Return the trainer of these images, at its first step."""
+        """Return a trainer for these images, before its first step."""
         config = {
             "img_resolution": self.resolution,
             "img_channels": self.channels,
@@ -124,8 +125,8 @@ def run(
 ) -> str:
     """Train a prior in a folder.
 
-    Every so many steps it writes ``checkpoint.pt``, ``samples.png`` (with a row of real
-    images), ``curve.json`` and ``curve.png``; at the end the prior and ``model_card.md``.
+    Every `every` steps, it writes ``checkpoint.pt``, ``samples.png`` (with rows of real images),
+    ``curve.json`` and ``curve.png``. At the end it writes the prior and ``model_card.md``.
 
     Parameters
     ----------
@@ -134,29 +135,29 @@ def run(
     out : Path
         The folder.
     every : int
-        Steps between checkpoints.
+        Number of steps between checkpoints.
     resume : bool
-        Go on from the folder's checkpoint; the options must be those it was begun with.
+        Whether to continue from the checkpoint in the folder. The options must be those that
+        the run was started with.
     device : str
-        auto, cpu or cuda.
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
     str
-        What was done, for the terminal.
+        A summary for the terminal.
 
     Raises
     ------
-    ValueError
-        If an option is out of range, the data cannot be used, the folder holds another run, or
+    InputError
+        If an option is out of range, the data cannot be used, the folder has another run, or
         there is nothing to resume.
     OSError
         If the folder cannot be written to.
     KeyboardInterrupt
-        On Ctrl-C, after a checkpoint; the message has the command that resumes.
+        On Ctrl-C, after a checkpoint is saved. The message has the command that resumes.
     """
-    if every < 1:
-        raise InputError(f"every must be at least 1, got {every}")
+    integer("every", every, least=1)
     place = pick_device(device)
     _open(options, out, resume)
     trainer = options.trainer(options.images(), place)
@@ -173,7 +174,8 @@ def run(
             if stopped.is_set():
                 trainer.save(out / "checkpoint.pt")
                 raise KeyboardInterrupt(
-                    f"stopped after {trainer.step} steps, checkpoint saved; go on with\n  {again}"
+                    f"stopped after {trainer.step} steps, checkpoint saved; continue with\n"
+                    f"  {again}"
                 )
 
         def tick(values: dict[str, float]) -> None:
@@ -181,7 +183,7 @@ def run(
             curve = {"frechet": trainer.curve[-1]["frechet"]} if trainer.curve else {}
             bar.set_postfix({**values, **curve}, refresh=False)
             if trainer.step % every and trainer.step < options.steps:
-                stop()  # on other steps the curve is first to get its point
+                stop()  # at a checkpoint, `report` stops after it has added to the curve
 
         def report(trainer: Trainer) -> None:
             _report(trainer, out, real)
@@ -193,17 +195,16 @@ def run(
 
 
 def _open(options: Options, out: Path, resume: bool) -> None:
-    """Make the folder and note the options; refuse to mix two runs."""
+    """Make the folder and save the options. Refuse to mix two runs."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise restate(
-            error, f"cannot write to {out}: {error.strerror}; choose another --out"
-        ) from error
-    begun = (out / "checkpoint.pt").exists()
-    if begun and not resume:
-        raise InputError(f"{out} holds a training run; add --resume, or choose another --out")
-    if resume and not begun:
+        message = f"cannot write to {out}: {error.strerror}; choose another place"
+        raise restate(error, message) from error
+    started = (out / "checkpoint.pt").exists()
+    if started and not resume:
+        raise InputError(f"{out} has a training run; add --resume, or choose another --out")
+    if resume and not started:
         raise InputError(f"{out} has no checkpoint.pt to resume from; leave --resume out")
     path = out / "options.json"
     if resume and path.exists():
@@ -214,16 +215,16 @@ def _open(options: Options, out: Path, resume: bool) -> None:
         changed = [name for name, value in asdict(options).items() if before.get(name) != value]
         if changed:
             was = ", ".join(f"{name}={before.get(name)}" for name in changed)
-            raise InputError(f"{out} was begun with {was}; resume with the same options")
+            raise InputError(f"{out} was started with {was}; resume with the same options")
     write_json(path, asdict(options), "the options")
 
 
 @contextmanager
 def _stoppable() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a request that is met between two steps; the second aborts."""
+    """Turn the first Ctrl-C into a request to stop after the step. The second one aborts."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stopped  # signals reach the main thread alone
+        yield stopped  # only the main thread gets signals
         return
     before = signal.getsignal(signal.SIGINT)
 
@@ -247,7 +248,7 @@ def _report(trainer: Trainer, out: Path, real: float) -> None:
 
 
 def _finish(trainer: Trainer, options: Options, out: Path, real: float) -> str:
-    """Save the prior and its card."""
+    """Save the prior and its model card."""
     prior = trainer.finish()
     path = out / f"{options.name}.safetensors"
     save_prior(prior, path)
@@ -256,7 +257,7 @@ def _finish(trainer: Trainer, options: Options, out: Path, real: float) -> str:
 
 A {"class-conditional " if record["classes"] else ""}StyleGAN2 generator of
 {options.resolution}x{options.resolution} images, {options.channels} channel(s), with its
-discriminator. What it generates is synthetic: not for diagnosis.
+discriminator. The images that it generates are synthetic and not for diagnosis.
 
 | | |
 |---|---|
@@ -268,8 +269,8 @@ discriminator. What it generates is synthetic: not for diagnosis.
 | Fréchet distance, real to held-out images | {record["frechet_real"]} |
 | Licence | {_licence(options)} |
 
-The Fréchet distance is on random features, independent of the discriminator; read it beside
-the value of real images.
+The Fréchet distance is computed on random features, which are independent of the discriminator.
+Compare it with the value of real images.
 
 ![Distance at each checkpoint](curve.png)
 
@@ -285,4 +286,4 @@ the value of real images.
 def _licence(options: Options) -> str:
     if options.data == "phantoms":
         return "BSD-3-Clause; the data are procedural"
-    return "as the images of the folder allow"
+    return "as the licence of the training images allows"

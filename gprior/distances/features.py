@@ -1,4 +1,4 @@
-"""Distance of two images on the features of any network, one value per image."""
+"""The distance between two images on the features of any network, one value per image."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 
 
 class FeatureDistance:
-    """Sum over layers of the mean squared difference of unit feature vectors, weighted.
+    """The weighted mean squared difference of unit feature vectors, summed over layers.
 
-    Features (B, C, h, w) are normalised along the channels at each position, as in LPIPS
-    (Zhang et al. 2018, arXiv:1801.03924, equation 1)::
+    At each position, the feature vector of a map (B, C, h, w) is scaled to length 1, as in
+    LPIPS (Zhang et al. 2018, arXiv:1801.03924, equation 1)::
 
         d(a, b) = Σ_l  1 / (h_l w_l)  Σ_hw  |√weights_l ⊙ (u_l(a) - u_l(b))|²
 
     Parameters
     ----------
     features : callable
-        Images (B, C, H, W) in [0, 1] -> feature maps, each (B, C_l, h_l, w_l).
+        Maps images (B, C, H, W) in [0, 1] to feature maps, each (B, C_l, h_l, w_l).
     weights : sequence of Tensor, optional
-        Of the channels (C_l,) of each layer, not negative; None weighs all alike.
+        For each layer, the weights (C_l,) of its channels, not negative; with None, all
+        channels have the same weight.
     name : str, optional
-        For records; None takes the name of the function or of its type.
+        Name for records; with None, that of the function or of its type.
 
     Examples
     --------
@@ -52,29 +53,29 @@ class FeatureDistance:
         self.name = name or str(getattr(features, "__name__", type(features).__name__))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the normalised and weighted maps, which `feature_distance` compares."""
-        found = list(self.features(images))
-        units = [f * torch.rsqrt(f.square().sum(1, keepdim=True) + self.eps) for f in found]
+        """Return the normalised and weighted maps that `feature_distance` compares."""
+        maps = list(self.features(images))
+        units = [f * torch.rsqrt(f.square().sum(1, keepdim=True) + self.eps) for f in maps]
         if self.weights is None:
             return units
         pairs = zip(units, self.weights, strict=True)
         return [u * w.to(u).sqrt()[:, None, None] for u, w in pairs]
 
     def __call__(self, a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the distance of each image of a from that of b, (B,).
+        """Return the distance between each image of a and that of b, (B,).
 
         Parameters
         ----------
         a, b : Tensor
             Images (B, C, H, W) in [0, 1].
         mask : Tensor, optional
-            Weights of the pixels (B, 1, H, W), or (1, 1, H, W) for all images, not negative
-            and not all 0 in an image; see `feature_distance`.
+            Weights of the pixels (B, 1, H, W), or (1, 1, H, W) for all images. They are not
+            negative, and each image has at least one above 0; see `feature_distance`.
 
         Raises
         ------
         ValueError
-            If the shapes do not fit, or a mask is negative or empty.
+            If the shapes differ, or a mask is negative or empty.
         """
         if a.shape != b.shape or a.ndim != 4:
             raise InputError(
@@ -98,39 +99,46 @@ class FeatureDistance:
 def feature_distance(
     a: Sequence[Tensor], b: Sequence[Tensor], mask: Tensor | None = None
 ) -> Tensor:
-    """Return the sum over layers of the mean squared difference of maps, (B,).
+    """Return the mean squared difference of feature maps, summed over layers, (B,).
 
     Parameters
     ----------
     a, b : sequence of Tensor
-        From `FeatureDistance.maps`, each (B, C_l, h_l, w_l).
+        Maps from `FeatureDistance.maps`, each (B, C_l, h_l, w_l).
     mask : Tensor, optional
-        Weights m of the pixels (B or 1, 1, H, W), not negative. Brought to the size of each
-        layer, they weigh its positions (Huh et al. 2020, arXiv:2005.01703, equation 7)::
+        Weights m of the pixels (B or 1, 1, H, W), not negative. Resized to each layer, they
+        are the weights of its positions (Huh et al. 2020, arXiv:2005.01703, equation 7)::
 
             Σ_l  1 / M_l  Σ_hw  m_l |Δ_l|²,     M_l = Σ_hw m_l
 
-        The mask is shrunk bilinearly with antialiasing, so that a few pixels are not lost
-        between the positions of a coarse layer. A mask of ones is no mask.
+        The mask is resized bilinearly with antialiasing, so that a few pixels are not lost
+        between the positions of a coarse layer. A mask of ones changes nothing.
     """
-    total = torch.zeros(())
+    total = a[0].new_zeros(())
     for f, g in zip(a, b, strict=True):
-        far = (f - g).square().sum(1, keepdim=True)
+        squares = (f - g).square().sum(1, keepdim=True)
         if mask is None:
-            part = far.mean((1, 2, 3))
+            part = squares.mean((1, 2, 3))
         else:
-            m = F.interpolate(mask, size=far.shape[2:], mode="bilinear", antialias=True)
-            part = (m * far).sum((1, 2, 3)) / m.sum((1, 2, 3))
-        total = total.to(part) + part
+            m = F.interpolate(mask, size=squares.shape[2:], mode="bilinear", antialias=True)
+            part = (m * squares).sum((1, 2, 3)) / m.sum((1, 2, 3))
+        total = total + part
     return total
 
 
 @torch.no_grad()
 def median_distance(features: Features | FeatureDistance, images: Tensor) -> float:
-    """Return the median distance over consecutive pairs of images (2 N, C, H, W) in [0, 1].
+    """Return the median distance between the two images of consecutive pairs.
 
-    It is the unit of a perceptual term, so that a weight means the same for every
-    feature extractor.
+    On samples of a prior, this is the unit of a perceptual term: a weight then means the same
+    for every feature extractor.
+
+    Parameters
+    ----------
+    features : callable or FeatureDistance
+        A distance, or the function images -> feature maps of one.
+    images : Tensor
+        (2 N, C, H, W) in [0, 1]: images 0 and 1 are a pair, 2 and 3, and so on.
     """
     distance = features if isinstance(features, FeatureDistance) else FeatureDistance(features)
     pairs = zip(images[::2].split(1), images[1::2].split(1), strict=True)  # type: ignore[no-untyped-call]

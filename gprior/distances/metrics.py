@@ -1,23 +1,27 @@
-"""How near an image is to the truth; for reports alone, never for choosing or stopping."""
+"""Comparisons of a reconstruction with the ground truth.
+
+They serve reports alone: no method chooses or stops by them.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from gprior.distances.lpips import locate, on_this_machine, random_distance
+from gprior.distances.lpips import locate, on_this_machine
+from gprior.distances.random_features import random_distance
 
 __all__ = ["perceptual_scores", "scores"]
 
 
 @torch.no_grad()
-def scores(found: Tensor, truth: Tensor) -> tuple[list[float], list[float]]:
-    """Return PSNR in dB and SSIM of each image, by deepinv's metrics.
+def scores(images: Tensor, truth: Tensor) -> tuple[list[float], list[float]]:
+    """Return PSNR in dB and SSIM of each image, computed by deepinv's metrics.
 
     Parameters
     ----------
-    found, truth : Tensor
-        (B, C, H, W), H and W at least 11; clamped to [0, 1], peak 1.
+    images, truth : Tensor
+        (B, C, H, W), H and W at least 11. Values are clamped to [0, 1], and the peak is 1.
 
     Examples
     --------
@@ -27,33 +31,34 @@ def scores(found: Tensor, truth: Tensor) -> tuple[list[float], list[float]]:
     """
     import deepinv
 
-    pair = found.clamp(0, 1), truth.clamp(0, 1)
+    pair = images.clamp(0, 1), truth.clamp(0, 1)
     return deepinv.metric.PSNR()(*pair).tolist(), deepinv.metric.SSIM()(*pair).tolist()
 
 
 @torch.no_grad()
 def perceptual_scores(
-    found: Tensor, truth: Tensor, optimised: str | None = None
+    images: Tensor, truth: Tensor, optimised: str | None = None
 ) -> tuple[str, list[float]]:
-    """Return the perceptual distance of each image, and the name of the features it is on.
+    """Return the perceptual distance of each image from the truth, and the name of the features.
 
-    LPIPS on AlexNet where its weights are in torch hub's cache, else the distance on fixed
-    random features. The two are different numbers: report the name with them. A distance on
-    the features that a method optimised would flatter it, so these are never taken.
+    This is LPIPS on AlexNet if its weights are in torch hub's cache, and otherwise the distance
+    on fixed random features. The two numbers cannot be compared, so report the name with them.
+    A distance on the features that a method optimised would favour this method, so such
+    features are never used.
 
     Parameters
     ----------
-    found, truth : Tensor
-        (B, C, H, W); clamped to [0, 1].
+    images, truth : Tensor
+        (B, C, H, W). Values are clamped to [0, 1].
     optimised : str, optional
-        Features that the method optimised: `Result.features`.
+        The features that the method optimised: `Result.features`.
 
     Returns
     -------
     name : str
         ``"lpips-alex"`` or ``"random-features"``.
     distances : list of float
-        One for each image; 0 for equal ones.
+        One per image, 0 where it equals the truth.
 
     Examples
     --------
@@ -63,4 +68,4 @@ def perceptual_scores(
     """
     alex = optimised != "lpips-alex" and locate("alex").is_file()
     distance = on_this_machine("alex") if alex else random_distance()
-    return distance.name, distance(found.clamp(0, 1), truth.clamp(0, 1)).tolist()
+    return distance.name, distance(images.clamp(0, 1), truth.clamp(0, 1)).tolist()

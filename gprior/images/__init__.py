@@ -1,9 +1,21 @@
-"""Image files and arrays: DICOM, NIfTI, TIFF, PNG, JPEG and NPY, with geometry and units."""
+"""Reads and writes image files: DICOM, NIfTI, TIFF, PNG, JPEG and NPY, with geometry and units.
+
+The way of an image through this package, from a file to a prior and back:
+
+    image = read_image("scan.dcm")                      # physical units, geometry
+    unit, intensity = to_unit(image)                    # [LO, HI] -> [0, 1]
+    x, record = fit(unit, (64, 64))                     # the grid of the prior
+    ...                                                 # reconstruct x
+    write_like("out.dcm", unfit(x, record), image, intensity, "lbrgm")
+
+``io`` has the functions that users call; ``raster``, ``dicom`` and ``nifti`` have the formats, and
+``resize`` has `fit` and `unfit`.
+"""
 
 from __future__ import annotations
 
+from gprior.images.dicom import STAMP
 from gprior.images.io import default_intensity, from_unit, read_image, save_png, to_unit, write_like
-from gprior.images.medical import STAMP
 from gprior.images.raster import (
     EXTENSIONS,
     ImageFile,

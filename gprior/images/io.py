@@ -1,13 +1,7 @@
-"""Images in and out of files: physical units, [0, 1], the prior's grid, and back.
+"""Reads images into physical units, maps them to [0, 1] and back, and writes them.
 
-    image = read_image("scan.dcm")                      # physical units, geometry
-    unit, intensity = to_unit(image)                    # [LO, HI] -> [0, 1]
-    x, record = fit(unit, (64, 64))                     # the prior's grid
-    ...                                                 # reconstruct x
-    write_like("out.dcm", unfit(x, record), image, intensity, "lbrgm")
-
-The formats are in `gprior.images.raster` and `gprior.images.medical`; `fit` and `unfit` in
-`gprior.images.resize`.
+These are the functions that users call. They detect the format and leave its details to
+`gprior.images.raster`, `gprior.images.dicom` and `gprior.images.nifti`.
 """
 
 from __future__ import annotations
@@ -16,32 +10,20 @@ import gzip
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gprior.checks import InputError
+from gprior.checks import InputError, number
 from gprior.files import restate, write_bytes
-from gprior.images import medical, raster as imageformats
-from gprior.images.medical import STAMP
+from gprior.images import dicom, nifti, raster
+from gprior.images.dicom import STAMP
 from gprior.images.raster import CONVERT, EXTENSIONS, ImageFile, ImageFileError, guarded
-from gprior.images.resize import fit, unfit
 
-__all__ = [
-    "STAMP",
-    "ImageFile",
-    "ImageFileError",
-    "default_intensity",
-    "fit",
-    "from_unit",
-    "read_image",
-    "save_png",
-    "to_unit",
-    "unfit",
-    "write_like",
-]
+__all__ = ["default_intensity", "from_unit", "read_image", "save_png", "to_unit", "write_like"]
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "png",
@@ -59,45 +41,46 @@ def read_image(
 ) -> ImageFile:
     """Read an image or one slice of a stack, in physical units.
 
-    The format is recognised by content, not by name. Sixteen bits stay sixteen bits. Alpha is
-    dropped, not blended; palettes become gray or RGB; EXIF rotation is applied.
+    The format is detected from the contents of the file, not from its name. The precision of 16-bit
+    images is kept. An alpha channel is dropped without blending; palettes become gray or RGB; the
+    EXIF rotation is applied.
 
     Parameters
     ----------
     path : path-like
         PNG, TIFF, JPEG, NPY, DICOM or NIfTI (``.nii``, ``.nii.gz``).
     slice : int, optional
-        Page of a TIFF, frame of a DICOM, slice of a NIfTI volume, from 0; default: the middle
-        one. Of a 4-D NIfTI the first volume is read.
+        Page of a TIFF, frame of a DICOM, or slice of a NIfTI volume, counted from 0. The default
+        is the middle one. Of a 4-D NIfTI file the first volume is read.
     axis : int, optional
-        NIfTI only: the voxel axis that `slice` counts along, 0, 1 or 2 (default).
+        The voxel axis along which `slice` counts, 0, 1 or 2 (default); for NIfTI only.
 
     Returns
     -------
     ImageFile
-        ``pixels`` has shape (C, H, W), C 1 or 3, float64, all finite. A NIfTI slice is turned
-        upright as ``geometry["display"]`` says; `write_like` turns it back.
+        ``pixels`` is float64 of shape (C, H, W), with C 1 or 3, and finite. A NIfTI slice is turned
+        upright in the way that ``geometry["display"]`` records; `write_like` turns it back.
 
     Raises
     ------
     ImageFileError
-        A ValueError: the file is not an image, is damaged, too large, not supported or holds
-        values that are not finite, or `slice` or `axis` does not exist.
+        If the file is not an image, is damaged, too large or not supported, or holds values that
+        are not finite; or if `slice` or `axis` does not exist.
     OSError
-        When the file cannot be opened.
+        If the file cannot be opened.
     """
     path = Path(path)
     kind = _recognise(path)
     if axis is not None and kind != "nifti":
-        raise ImageFileError(f"axis={axis!r} is for NIfTI volumes, {path} is {kind}; leave it out")
+        raise ImageFileError(f"axis={axis!r} is for NIfTI volumes, {path} is {kind}; omit axis")
     if kind == "nifti":
-        image = medical.read_nifti(path, slice, axis)
+        image = nifti.read_nifti(path, slice, axis)
     elif kind == "dicom":
-        image = medical.read_dicom(path, slice)
+        image = dicom.read_dicom(path, slice)
     elif kind == "npy":
-        image = imageformats.read_npy(path, slice)
+        image = raster.read_npy(path, slice)
     else:
-        image = imageformats.read_raster(path, kind, slice)
+        image = raster.read_raster(path, kind, slice)
     bad = int(np.count_nonzero(~np.isfinite(image.pixels)))
     if bad:
         raise ImageFileError(
@@ -108,7 +91,7 @@ def read_image(
 
 
 def _recognise(path: Path) -> str:
-    """Return the format by the first bytes; by the name only for DICOM without a preamble."""
+    """Return the format by the first bytes; a DICOM file without a preamble needs its name."""
     try:
         with path.open("rb") as file:
             head = file.read(540)
@@ -116,7 +99,8 @@ def _recognise(path: Path) -> str:
         raise restate(
             error, f"cannot open {path}: {error.strerror}; give the path of a readable image file"
         ) from error
-    if head[128:132] == b"DICM":  # before TIFF: the preamble of a DICOM file may be a TIFF's
+    # DICOM before TIFF, because the first bytes of a DICOM file may also be those of a TIFF.
+    if head[128:132] == b"DICM":
         return "dicom"
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
@@ -130,8 +114,8 @@ def _recognise(path: Path) -> str:
     if head and path.suffix.lower() in EXTENSIONS["dicom"]:
         return "dicom"
     raise ImageFileError(
-        f"{path} is {'not an image that gprior reads' if head else 'empty'}: by its first bytes "
-        f"it is none of PNG, TIFF, JPEG, NPY, DICOM, NIfTI (single file); {CONVERT}"
+        f"{path} is {'not an image that gprior reads' if head else 'empty'}: its first bytes "
+        f"show that it is none of PNG, TIFF, JPEG, NPY, DICOM, NIfTI (single file); {CONVERT}"
     )
 
 
@@ -139,11 +123,15 @@ def _recognise(path: Path) -> str:
 
 
 def default_intensity(image: ImageFile) -> tuple[float, float]:
-    """Return the physical values (LO, HI) that become 0 and 1 when the user names none.
+    """Return the physical values (LO, HI) that become 0 and 1 if the user gives none.
 
-    Unsigned rasters use the range of the stored type, float NPY and TIFF within [0, 1] use
-    (0, 1), and all others the 0.2 and 99.8 percentiles of the slice, so that a few hot pixels
-    do not decide. Padding does not count, nor what a CT has below -1024 HU, where no matter is.
+    - For images of 8- or 16-bit unsigned integers without units (PNG, JPEG, TIFF, NPY, and DICOM
+      in colour): the range of the stored type.
+    - For NPY and TIFF of floats within [0, 1]: (0, 1).
+    - For all others: the 0.2 and 99.8 percentiles of the slice, so that a few very bright pixels
+      have no influence. Padding is left out, and so are values of a CT below -1024 HU, which
+      lie outside the scan.
+
     LO and HI are exchanged where large values are dark (MONOCHROME1).
 
     Parameters
@@ -158,8 +146,8 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
 
     Raises
     ------
-    ValueError
-        When the image is constant, so that no range can be taken from it.
+    InputError
+        If the image is constant, so that no range can be taken from it.
     """
     if image.value_range is not None:
         return image.value_range
@@ -174,8 +162,8 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
         lo, hi = float(values.min()), float(values.max())
     if lo == hi:
         raise InputError(
-            f"{image.path} is constant (every pixel is {lo:g}), so no intensity range can be "
-            "taken from it; give one: --intensity LO,HI"
+            f"intensity must be given for {image.path}: the image is constant (every pixel is "
+            f"{lo:g}), so no range can be taken from it; give two different numbers LO, HI"
         )
     return (hi, lo) if image.inverted else (lo, hi)
 
@@ -190,7 +178,8 @@ def to_unit(
     image : ImageFile
         What `read_image` returned.
     intensity : (float, float), optional
-        LO and HI in physical units; LO above HI inverts. Default: `default_intensity`.
+        LO and HI in physical units; if LO is above HI, the image is inverted. The default is that
+        of `default_intensity`.
 
     Returns
     -------
@@ -201,15 +190,15 @@ def to_unit(
 
     Raises
     ------
-    ValueError
-        When LO and HI are not two different finite numbers, or the image is constant.
+    InputError
+        If LO and HI are not two different finite numbers, or the image is constant.
     """
     lo, hi = _check_intensity(default_intensity(image) if intensity is None else intensity)
     return (image.pixels - lo) / (hi - lo), (lo, hi)
 
 
 def from_unit(array: ArrayLike, intensity: Sequence[float]) -> NDArray[np.float64]:
-    """Map values back: 0 becomes LO and 1 becomes HI.
+    """Map values in [0, 1] linearly to physical units: 0 becomes LO and 1 becomes HI.
 
     Parameters
     ----------
@@ -225,8 +214,8 @@ def from_unit(array: ArrayLike, intensity: Sequence[float]) -> NDArray[np.float6
 
     Raises
     ------
-    ValueError
-        When LO and HI are not two different finite numbers.
+    InputError
+        If LO and HI are not two different finite numbers.
 
     Examples
     --------
@@ -238,13 +227,15 @@ def from_unit(array: ArrayLike, intensity: Sequence[float]) -> NDArray[np.float6
 
 
 def _check_intensity(intensity: Sequence[float]) -> tuple[float, float]:
-    pair = tuple(float(value) for value in intensity)
-    if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[0] == pair[1]:
-        raise InputError(
-            f"intensity must be two different finite numbers LO, HI, got {pair}; "
-            "for soft tissue in CT for example -160, 240"
-        )
-    return pair[0], pair[1]
+    """Return LO and HI as floats."""
+    with suppress(TypeError, ValueError):  # there are not two values, or not numbers
+        lo, hi = (number("intensity", value) for value in intensity)
+        if lo != hi:
+            return lo, hi
+    raise InputError(
+        f"intensity must be two different finite numbers LO, HI, got {intensity!r}; "
+        "for soft tissue in CT for example -160, 240"
+    )
 
 
 # --- Writing ---------------------------------------------------------------------------------
@@ -257,20 +248,23 @@ def write_like(
     intensity: Sequence[float],
     description: str,
 ) -> None:
-    """Write a reconstruction in the format, units and geometry of the image it derives from.
+    """Write a reconstruction in the format, units and geometry of the image that it derives from.
 
-    Integer formats stay in their stored type: values are rounded and, outside its range,
-    clamped; JPEG is lossy. NPY is written as float, NIfTI as a float32 volume of one slice at
-    its place in the world, DICOM as a derived image: same study, frame of reference, position
-    and spacing, new series and instance, with the source's patient module. All but NPY carry
-    the text of `STAMP` and `description`.
+    - Integer formats keep their stored type: values are rounded, and clamped to its range. JPEG
+      is lossy.
+    - NPY is written as float.
+    - NIfTI is written as a float32 volume of one slice, at the slice's place in the world.
+    - DICOM is written as a derived image. It keeps the study, frame of reference, position,
+      spacing and patient of the source, and belongs to a new series and instance.
+
+    All formats except NPY contain the text of `STAMP` and `description`.
 
     Parameters
     ----------
     path : path-like
-        Where to write, with an extension of the image's format.
+        The file to write, with an extension of the image's format.
     unit_array : array-like
-        Shape (C, H, W) of ``image.pixels``: use `unfit` first where `fit` had been used.
+        Shape (C, H, W) of ``image.pixels``. After `fit`, use `unfit` first.
     image : ImageFile
         What `read_image` returned.
     intensity : (float, float)
@@ -280,12 +274,13 @@ def write_like(
 
     Raises
     ------
-    ValueError
-        When the array is not on the image's grid or not finite, when the extension is of another
-        format, or when the source is of a kind that no image can be derived from
-        (ImageFileError).
+    InputError
+        If the array has another shape than the image or is not finite, or if the extension belongs
+        to another format.
+    ImageFileError
+        If no image can be derived from the source.
     OSError
-        As `gprior.files.atomic_write`; nothing is left half-written.
+        As `gprior.files.atomic_write`; the file is written completely or not at all.
     """
     name = Path(path).name.lower()
     if not name.endswith(EXTENSIONS[image.format]):
@@ -297,13 +292,13 @@ def write_like(
     if array.shape != image.pixels.shape:
         raise InputError(
             f"unit_array must have the shape {image.pixels.shape} of {image.path}, got "
-            f"{array.shape}; bring it back onto that grid with unfit(array, record) first"
+            f"{array.shape}; bring it back to that shape with unfit(array, record) first"
         )
     encode = {
-        "npy": imageformats.encode_npy,
-        "dicom": medical.encode_dicom,
-        "nifti": medical.encode_nifti,
-    }.get(image.format, imageformats.encode_raster)
+        "npy": raster.encode_npy,
+        "dicom": dicom.encode_dicom,
+        "nifti": nifti.encode_nifti,
+    }.get(image.format, raster.encode_raster)
     with guarded(
         f"no {image.format} image can be derived from {image.path}: its header is damaged or "
         "unusual",
@@ -316,21 +311,21 @@ def write_like(
 
 
 def save_png(path: str | os.PathLike[str], array: ArrayLike, bits: Literal[8, 16] = 8) -> None:
-    """Save an image with values in [0, 1] as PNG; values outside are clamped.
+    """Save an image with values in [0, 1] as PNG. Values outside are clamped.
 
     Parameters
     ----------
     path : path-like
-        Where to write.
+        The file to write.
     array : array-like
         Shape (H, W), (1, H, W) or (3, H, W).
     bits : {8, 16}
-        Bits per channel; 16 for gray only.
+        Bits per channel; 16 for gray images only.
 
     Raises
     ------
-    ValueError
-        When the shape or `bits` is not one of these, or a value is not finite.
+    InputError
+        If the shape or `bits` is none of these, or a value is not finite.
     OSError
         As `gprior.files.atomic_write`.
     """
@@ -341,12 +336,13 @@ def save_png(path: str | os.PathLike[str], array: ArrayLike, bits: Literal[8, 16
     if bits not in (8, 16) or (bits == 16 and len(pixels) == 3):
         raise InputError(f"bits must be 8, or 16 for gray images, got {bits!r}")
     top = 2**bits - 1
-    stored = imageformats.to_stored(pixels * top, f"uint{bits}", 0, top)
-    write_bytes(path, imageformats.encode_pixels(stored, "png"), "the picture")
+    stored = raster.to_stored(pixels * top, f"uint{bits}", 0, top)
+    write_bytes(path, raster.encode_pixels(stored, "png"), "the picture")
 
 
 def _finite(array: ArrayLike) -> NDArray[np.float64]:
+    """Return an array as float64 after checking that it is finite."""
     array = np.asarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise InputError("array has values that are NaN or infinite; an image must be finite")
+        raise InputError("array has values that are NaN or infinite; use numpy.nan_to_num first")
     return array

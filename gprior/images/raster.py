@@ -1,7 +1,8 @@
-"""What an image file is to gprior, and the plain formats: PNG, TIFF, JPEG and NPY.
+"""Defines `ImageFile`, and reads and encodes the plain formats: PNG, TIFF, JPEG and NPY.
 
-A format is two functions: ``read(path, slice) -> ImageFile`` and
-``encode(image, pixels, note) -> bytes``. `gprior.images` picks them and does the rest.
+A format has two functions: ``read(path, slice) -> ImageFile`` and
+``encode(image, pixels, note) -> bytes``. `gprior.images.io` selects them and does all that the
+formats have in common. `gprior.images.dicom` and `gprior.images.nifti` have the same two functions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gprior.checks import InputError, integer
 from gprior.files import restate
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 2**26
 """Largest number of pixels (height times width) that is read: 8192 by 8192.
 
-A header of a few bytes can promise any size, so sizes are checked before pixels are decoded.
+A header of a few bytes can promise any size, so the size is checked before pixels are decoded.
 """
 
 EXTENSIONS = {
@@ -40,36 +42,39 @@ EXTENSIONS = {
     "nifti": (".nii.gz", ".nii"),
 }
 
-
 CONVERT = "obtain the file again, or convert it to .npy with shape (H, W) or (3, H, W)"
 
 
-class ImageFileError(ValueError):
-    """A file that cannot be read or derived from; the message has the file, rule and remedy."""
+class ImageFileError(InputError):
+    """A file that cannot be read, or from which no image can be derived.
+
+    The message names the file, the rule and the remedy.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """An image in physical units, with what is needed to write a derived file.
+    """An image in physical units, with all that is needed to write a derived file.
 
-    Patient data never enters the public fields or the repr; a DICOM or NIfTI header is held
-    back for `gprior.images.write_like` alone.
+    The public attributes and the repr never contain patient data. The header of a DICOM or NIfTI
+    file is kept in a private attribute, which only `gprior.images.write_like` uses.
 
     Attributes
     ----------
     pixels : ndarray, float64
-        Shape (C, H, W), C 1 or 3, in physical units: Hounsfield units for CT, scaled values
-        for NIfTI, raw counts for PNG, TIFF, JPEG and integer NPY.
+        Shape (C, H, W), with C 1 or 3, in physical units: Hounsfield units for CT, scaled values
+        for NIfTI, stored values for PNG, TIFF, JPEG and NPY.
     format : str
         ``"png"``, ``"tiff"``, ``"jpeg"``, ``"npy"``, ``"dicom"`` or ``"nifti"``.
     path : pathlib.Path
-        Where the image was read.
+        The file that was read.
     stored_dtype : str
         NumPy name of the stored type, such as ``"uint16"``.
     value_range : tuple of float or None
-        Range of the stored type where it is an unsigned raster, such as (0, 65535).
+        Range of the stored type, such as (0, 65535), where the file is a raster image of unsigned
+        integers.
     geometry : dict
-        What must survive, ready for JSON: spacing, orientation, position, slice.
+        Spacing, orientation, position and slice, as far as the format has them; ready for JSON.
     inverted : bool
         Whether large values are dark (DICOM MONOCHROME1).
     padding : float or None
@@ -84,7 +89,7 @@ class ImageFile:
     geometry: dict[str, Any] = field(default_factory=dict)
     inverted: bool = False
     padding: float | None = None
-    _source: Any = None
+    _source: Any = None  # what the format's encoder needs
 
     def __repr__(self) -> str:
         shape = "x".join(str(n) for n in self.pixels.shape)
@@ -93,10 +98,10 @@ class ImageFile:
 
 @contextmanager
 def guarded(problem: str, remedy: str = CONVERT) -> Iterator[None]:
-    """Turn what a library may raise on a damaged file into one error for the user.
+    """Turn every error that a library may raise on a damaged file into one for the user.
 
-    The library's own words are dropped, warnings too: pydicom quotes the values of elements,
-    and those can be a patient's.
+    The messages and warnings of the library are dropped, because pydicom quotes values from the
+    file, and those can be data of a patient.
     """
     try:
         with warnings.catch_warnings():
@@ -105,14 +110,14 @@ def guarded(problem: str, remedy: str = CONVERT) -> Iterator[None]:
     except ImageFileError:
         raise
     except Exception as error:
-        # EINVAL: a damaged header sent the library to a place before the start of the file.
+        # EINVAL means that a damaged header sent the library to before the start of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise restate(error, f"{problem}: {error.strerror}; {remedy}") from None
         raise ImageFileError(f"{problem} ({type(error).__name__}); {remedy}") from None
 
 
 def reading(path: Path, kind: str, remedy: str = CONVERT) -> AbstractContextManager[None]:
-    """Guard the reading of a file that was recognised as `kind`."""
+    """Return `guarded` with a message for a file that was recognised as `kind`."""
     return guarded(
         f"{path} was recognised as {kind} but cannot be read: it is damaged, truncated or of an "
         "unsupported variant",
@@ -121,7 +126,7 @@ def reading(path: Path, kind: str, remedy: str = CONVERT) -> AbstractContextMana
 
 
 def check_size(path: Path, height: int, width: int) -> None:
-    """Refuse an image without pixels or with more than `MAX_PIXELS`."""
+    """Refuse an image that has no pixels or more than `MAX_PIXELS`."""
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise ImageFileError(
             f"{path} has {height} x {width} pixels, the limit is 1 to {MAX_PIXELS}; "
@@ -130,13 +135,11 @@ def check_size(path: Path, height: int, width: int) -> None:
 
 
 def pick(path: Path, slice: int | None, count: int) -> int:
-    """Return the slice index asked for, or the middle one."""
-    index = count // 2 if slice is None else slice
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
-        raise ImageFileError(
-            f"slice {slice!r} of {path} does not exist; give an integer from 0 to {count - 1}"
-        )
-    return index
+    """Return a checked slice index, or the middle one of `count` slices if none is given."""
+    try:
+        return count // 2 if slice is None else integer("slice", slice, 0, count - 1)
+    except InputError as error:
+        raise ImageFileError(f"{error}; {path} has no slice {slice!r}") from None
 
 
 def to_stored(pixels: NDArray[np.float64], dtype: str, lo: float, hi: float) -> NDArray[Any]:
@@ -148,7 +151,11 @@ def to_stored(pixels: NDArray[np.float64], dtype: str, lo: float, hi: float) -> 
 
 
 def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
-    """Read PNG, TIFF or JPEG: 16 bits kept, palettes resolved, alpha dropped, upright by EXIF."""
+    """Read PNG, TIFF or JPEG.
+
+    The precision of 16 bits is kept, palettes become gray or RGB, alpha is dropped, and the EXIF
+    rotation is applied.
+    """
     from PIL import Image, ImageOps
 
     with reading(path, kind.upper()), Image.open(path, formats=(kind.upper(),)) as picture:
@@ -157,10 +164,10 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         picture.seek(page)
         check_size(path, picture.height, picture.width)
         dtype = _raster_dtype(path, kind, picture)
-        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined]
+        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined,unused-ignore]
         white_is_zero = tags.get(262) == 0
-        # Pillow makes a resolution up where a TIFF has none. A colour profile describes the
-        # stored channels only where they are not converted.
+        # Pillow invents a resolution where a TIFF has none. A colour profile describes the stored
+        # channels, so it is kept only where they are not converted.
         profiled = ["icc_profile"] if picture.mode in ("L", "RGB") else []
         keep = [*profiled, *(["dpi"] if 282 in tags else [])]
         options = {key: picture.info[key] for key in keep if picture.info.get(key)}
@@ -169,7 +176,7 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         pixels = np.asarray(plain).astype(np.float64)
         dpi = tuple(float(value) for value in options.pop("dpi", ()))
     if dtype == "uint16" and white_is_zero:
-        pixels = 65535 - pixels  # Pillow does this for 8 bits and leaves it out for 16.
+        pixels = 65535 - pixels  # Pillow does this for 8 bits, but not for 16.
     top = {"uint8": 255.0, "uint16": 65535.0}.get(dtype)
     geometry: dict[str, Any] = {"pages": pages, "page": page} if pages > 1 else {}
     if len(dpi) == 2 and all(math.isfinite(value) for value in dpi):
@@ -186,16 +193,16 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
 
 
 def _raster_dtype(path: Path, kind: str, picture: Image.Image) -> str:
-    """Return the stored type; refuse what Pillow would silently reduce or wrap around."""
+    """Return the stored type; refuse images whose values Pillow would change silently."""
     bits, signed = 8, False
     if kind == "png":
         with path.open("rb") as file:
-            bits = file.read(25)[24]  # bit depth, the ninth byte of IHDR
+            bits = file.read(25)[24]  # the bit depth is the ninth byte of the IHDR chunk
     elif kind == "tiff":
         tags = picture.tag_v2  # type: ignore[attr-defined]
         bits, signed = max(tags.get(258, (1,))), tags.get(339, (1,))[0] == 2
-    single = picture.mode.startswith("I") or picture.mode == "F"
-    if bits > 8 and not single:
+    one_channel = picture.mode.startswith("I") or picture.mode == "F"
+    if bits > 8 and not one_channel:
         raise ImageFileError(
             f"{path} is a {kind.upper()} with {bits} bits in each of several channels, which "
             "cannot be read without losing precision; save it as .npy with shape (3, H, W), or "
@@ -212,7 +219,10 @@ def _raster_dtype(path: Path, kind: str, picture: Image.Image) -> str:
 
 
 def _plain_mode(picture: Image.Image) -> Image.Image:
-    """Return mode L or RGB: alpha is dropped (not blended), a palette of grays becomes gray."""
+    """Return the image in mode L or RGB.
+
+    Alpha is dropped without blending, and a palette of grays becomes gray.
+    """
     from PIL import ImageChops
 
     if picture.mode in ("La", "RGBa"):  # colours multiplied by alpha
@@ -226,11 +236,12 @@ def _plain_mode(picture: Image.Image) -> Image.Image:
 
 
 def encode_raster(image: ImageFile, pixels: NDArray[np.float64], note: str) -> bytes:
-    """Encode in the stored type; JPEG is lossy, so at its best quality and without subsampling."""
+    """Encode in the stored type. JPEG uses its best quality and no subsampling."""
     options = dict(image._source)
     kind, dtype = image.format, image.stored_dtype
     if kind == "tiff":
-        # 270: ImageDescription. 339: SampleFormat, signed integers, for which Pillow has no mode.
+        # Tag 270 is ImageDescription. Tag 339 is SampleFormat; 2 means signed integers, for which
+        # Pillow has no mode.
         options["tiffinfo"] = {270: _ascii(note)} | ({339: 2} if dtype == "int16" else {})
         options["compression"] = "tiff_adobe_deflate"
     if kind == "jpeg":
@@ -269,16 +280,16 @@ def read_npy(path: Path, slice: int | None) -> ImageFile:
     """Read an array of real numbers, (H, W), (1, H, W) or (3, H, W), without pickle."""
     pick(path, slice, 1)
     with reading(path, "NPY"):
-        # Mapped, so that a header that promises more than the file holds allocates nothing.
+        # With a mapped file, a header that promises more than the file has allocates nothing.
         array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
     if array.dtype.kind not in "buif":
         raise ImageFileError(
-            f"{path} holds {array.dtype.name} values; an image has real numbers: save its "
-            "magnitude, or its real part"
+            f"{path} holds {array.dtype.name} values, but an image has real numbers; save its "
+            "magnitude or its real part"
         )
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[0] in (1, 3)):
         raise ImageFileError(
-            f"{path} has shape {array.shape}; an image is (H, W), (1, H, W) or (3, H, W): "
+            f"{path} has shape {array.shape}, but an image is (H, W), (1, H, W) or (3, H, W); "
             "choose a slice, or move the channels to the front, and save it again"
         )
     check_size(path, *array.shape[-2:])
@@ -294,7 +305,10 @@ def read_npy(path: Path, slice: int | None) -> ImageFile:
 
 
 def encode_npy(image: ImageFile, pixels: NDArray[np.float64], note: str) -> bytes:
-    """Encode as float (float32 for all but float64 sources), with the source's dimensions."""
+    """Encode as float with the dimensions of the source.
+
+    The type is float64 where the source has it, else float32.
+    """
     dtype = np.float64 if image.stored_dtype in ("float64", "longdouble") else np.float32
     buffer = io.BytesIO()
     np.save(buffer, (pixels[0] if image._source == 2 else pixels).astype(dtype))

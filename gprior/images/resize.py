@@ -1,4 +1,4 @@
-"""An image on a grid of another size, and back: `fit` and `unfit`."""
+"""Resizes an image to the size of a prior, and a reconstruction back: `fit` and `unfit`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gprior.checks import InputError
+from gprior.checks import InputError, integer
 
 __all__ = ["fit", "unfit"]
 
@@ -17,10 +17,11 @@ __all__ = ["fit", "unfit"]
 def fit(
     array: ArrayLike, size: Sequence[int], mode: Literal["pad", "crop", "stretch"] = "pad"
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Bring an image onto a grid of another size.
+    """Resize an image.
 
-    Resampling is bicubic, with the kernel widened for shrinking (antialiased), on pixel areas:
-    the outer edges of the first and last pixels correspond. Values are computed in float32.
+    Resampling is bicubic, and antialiased where the image shrinks: the kernel is then wider.
+    Pixels are areas, so the outer edges of the first and last pixels correspond. Values are
+    computed in float32.
 
     Parameters
     ----------
@@ -29,20 +30,21 @@ def fit(
     size : (int, int)
         Target height and width.
     mode : {"pad", "crop", "stretch"}
-        ``"pad"`` keeps the aspect ratio, shows all of the image and adds zeros at two sides;
-        ``"crop"`` keeps the aspect ratio and cuts two sides off; ``"stretch"`` changes it.
+        ``"pad"`` keeps the aspect ratio and the complete image, and adds zeros at two sides;
+        ``"crop"`` keeps the aspect ratio and cuts off two sides; ``"stretch"`` changes the aspect
+        ratio.
 
     Returns
     -------
     array : ndarray, float64
         Shape ``(C, *size)``.
     record : dict
-        Ready for JSON; `unfit` takes it.
+        What `unfit` needs, ready for JSON.
 
     Raises
     ------
-    ValueError
-        When the array is not (C, H, W), the size not two positive integers, or the mode unknown.
+    InputError
+        If the array is not (C, H, W), the size not two positive integers, or the mode unknown.
 
     Examples
     --------
@@ -53,10 +55,11 @@ def fit(
     array = np.asarray(array, dtype=np.float64)
     if array.ndim != 3 or array.size == 0:
         raise InputError(f"array must be (C, H, W) and not empty, got shape {array.shape}")
-    target = [int(n) for n in size]
-    if len(target) != 2 or min(target) < 1 or list(size) != target:
-        raise InputError(f"size must be two positive integers (H, W), got {tuple(size)}")
-    original = list(array.shape[1:])
+    try:
+        height, width = (integer("size", n, least=1) for n in size)
+    except (TypeError, ValueError):
+        raise InputError(f"size must be two positive integers (H, W), got {size!r}") from None
+    target, original = [height, width], list(array.shape[1:])
     ratios = [new / old for new, old in zip(target, original, strict=True)]
     if mode == "stretch":
         resized = target
@@ -65,7 +68,7 @@ def fit(
         resized = [max(1, round(n * ratio)) for n in original]
     else:
         raise InputError(f"mode must be 'pad', 'crop' or 'stretch', got {mode!r}")
-    # Where the first pixel of the resized image lies on the target; negative where it is cut.
+    # Where the first pixel of the resized image lies on the target; negative if it is cut off.
     offset = [math.trunc((new - n) / 2) for new, n in zip(target, resized, strict=True)]
     record = {
         "mode": mode,
@@ -81,24 +84,24 @@ def fit(
 
 
 def unfit(array: ArrayLike, record: dict[str, Any]) -> NDArray[np.float64]:
-    """Bring a result of `fit`'s size back onto the original grid.
+    """Resize an image with the size that `fit` made back to the original size.
 
     Parameters
     ----------
     array : array-like
-        Shape (C, H, W) with the size that `fit` was asked for.
+        Shape (C, H, W) with the size that `fit` was given.
     record : dict
         What `fit` returned.
 
     Returns
     -------
     ndarray, float64
-        Shape (C, H0, W0) of the original. Pixels that ``"crop"`` had cut off are 0.
+        Shape (C, H0, W0) of the original. Pixels that ``"crop"`` cut off are 0.
 
     Raises
     ------
-    ValueError
-        When the array does not have the recorded size.
+    InputError
+        If the array does not have the recorded size.
     """
     array = np.asarray(array, dtype=np.float64)
     if array.ndim != 3 or list(array.shape[1:]) != record["size"]:
@@ -107,8 +110,8 @@ def unfit(array: ArrayLike, record: dict[str, Any]) -> NDArray[np.float64]:
             f"made, got shape {array.shape}"
         )
     canvas, image = _overlap(record)
-    # What was cut off is first continued from the edge, so that resampling does not pull zeros
-    # into the image, and then set to zero where the centre of a pixel was outside.
+    # The part that was cut off is first filled from the edge, so that resampling does not mix zeros
+    # into the image. Then each pixel whose centre is in this part is set to zero.
     margins, outside = [(0, 0)], []
     for kept, full, n in zip(image[1:], record["resized"], record["original"], strict=True):
         margins.append((kept.start, full - kept.stop))
@@ -123,7 +126,7 @@ _Window = tuple[slice, slice, slice]
 
 
 def _overlap(record: dict[str, Any]) -> tuple[_Window, _Window]:
-    """Return the windows, of the target and of the resized image, that are the same pixels."""
+    """Return the windows of the target and of the resized image that show the same pixels."""
     canvas, image = [slice(None)], [slice(None)]
     for n, full, offset in zip(record["size"], record["resized"], record["offset"], strict=True):
         start, stop = max(0, offset), min(n, offset + full)
@@ -133,8 +136,9 @@ def _overlap(record: dict[str, Any]) -> tuple[_Window, _Window]:
 
 
 def _resize(array: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float64]:
+    """Resample every channel to the size (H, W)."""
     if list(array.shape[1:]) == list(size):
-        return array.copy()
+        return np.array(array)
     from PIL import Image
 
     def resized(channel: NDArray[np.float64]) -> NDArray[np.float64]:

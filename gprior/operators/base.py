@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from deepinv.physics import LinearPhysics, ZeroNoise
 from torch import Tensor
 
-from gprior.checks import InputError, InputTypeError
+from gprior.checks import InputError, InputTypeError, integer
 
-__all__ = ["Operator", "checked_img_size", "checked_int"]
+__all__ = ["Operator", "checked_img_size"]
 
 _PHYSICS_OPTIONS = ("implicit_backward_solver", "max_iter", "sensor_model", "solver", "tol")
 _SOLVER_SETTINGS = ("solver", "max_iter", "tol")
@@ -83,8 +81,7 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
 
     def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Add noise to clean measurements ``x``; a level given here is for this call only."""
-        with _restored_buffers(self.noise_model):
-            noisy: Tensor = super().noise(x, **kwargs)
+        noisy: Tensor = LinearPhysics.noise(_copy(self), x, **kwargs)
         return noisy
 
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
@@ -95,9 +92,9 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
         y : Tensor
             Measurements, shape (B, ...).
         **kwargs
-            ``solver`` ("CG", "lsqr", "BiCGStab" or "minres"), ``max_iter`` and ``tol``, by
-            default the operator's own and here for this call only, and ``verbose``. Others
-            are ignored, as everywhere in deepinv.
+            ``solver`` ("CG", "lsqr", "BiCGStab" or "minres"), ``max_iter``, ``tol`` and
+            ``verbose``, for this call only; by default the operator's settings hold. Other
+            options are ignored, as everywhere in deepinv.
 
         Returns
         -------
@@ -105,8 +102,7 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
             Images, shape (B, C, H, W).
         """
         y = self._checked("y", y, self.measurement_shape)
-        with self._restored_settings():
-            x: Tensor = super().A_dagger(y, **_call_settings(kwargs))
+        x: Tensor = LinearPhysics.A_dagger(_copy(self), y, **_call_settings(kwargs))
         return x
 
     def prox_l2(
@@ -131,8 +127,7 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
             Images, shape (B, C, H, W).
         """
         y = self._checked("y", y, self.measurement_shape)
-        with self._restored_settings():
-            x: Tensor = super().prox_l2(z, y, gamma, **_call_settings(kwargs))
+        x: Tensor = LinearPhysics.prox_l2(_copy(self), z, y, gamma, **_call_settings(kwargs))
         return x
 
     def _checked(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -149,16 +144,6 @@ class Operator(LinearPhysics):  # type: ignore[misc]  # deepinv is untyped
                 f"got {tuple(value.shape)}{remedy}"
             )
         return value
-
-    @contextlib.contextmanager
-    def _restored_settings(self) -> Iterator[None]:
-        # deepinv writes the settings of one call to the physics.
-        saved = {name: getattr(self, name) for name in _SOLVER_SETTINGS}
-        try:
-            yield
-        finally:
-            for name, value in saved.items():
-                setattr(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         # deepinv's NoiseModel holds a lambda for the identity, which pickle refuses.
@@ -177,35 +162,26 @@ def _call_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in (*_SOLVER_SETTINGS, "verbose") if name in kwargs}
 
 
-@contextlib.contextmanager
-def _restored_buffers(noise_model: Any) -> Iterator[None]:
-    # deepinv's noise models store a level given in a call as their own.
-    modules = list(noise_model.modules()) if isinstance(noise_model, torch.nn.Module) else []
-    saved = [dict(module._buffers) for module in modules]
-    try:
-        yield
-    finally:
-        for module, buffers in zip(modules, saved, strict=True):
-            module._buffers.update(buffers)
+def _copy(module: torch.nn.Module) -> Any:
+    """Return a copy with the same tensors, to be handed to deepinv.
+
+    deepinv stores the options of a call in the physics: solver settings, and the noise level in
+    its noise model. With a copy the operator stays as it was, also for other threads that use it
+    at the same time.
+    """
+    copy = module._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    copy._parameters = dict(module._parameters)
+    for name, child in module._modules.items():
+        copy._modules[name] = None if child is None else _copy(child)
+    return copy
 
 
 def checked_img_size(img_size: Sequence[int]) -> tuple[int, int, int]:
     """Return ``img_size`` as (C, H, W), refused unless it is three positive integers."""
     try:
-        sizes = tuple(checked_int("img_size", size, 1) for size in img_size)
+        sizes = tuple(integer("img_size", size, least=1) for size in img_size)
     except (TypeError, ValueError):
         sizes = ()
     if len(sizes) != 3:
         raise InputError(f"img_size must be three positive integers (C, H, W), got {img_size!r}")
     return sizes
-
-
-def checked_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Return ``value`` as an int, refused unless it is an integer in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise InputTypeError(f"{name} must be an integer, got {value!r}")
-    number = int(value)
-    if (low is not None and number < low) or (high is not None and number > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"{name} must be {bounds}, got {number}")
-    return number

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError
-from gprior.operators.base import Operator, checked_img_size, checked_int
+from gprior.checks import InputError, integer
+from gprior.operators.base import Operator, checked_img_size
+from gprior.randomness import in_plain_mode
 
 __all__ = ["Downsampling"]
 
@@ -92,7 +93,7 @@ class Downsampling(Operator):
         **kwargs: Any,
     ) -> None:
         channels, height, width = checked_img_size(img_size)
-        factor = checked_int("factor", factor, 1, min(height, width))
+        factor = integer("factor", factor, 1, min(height, width))
         if padding not in _PADDINGS:
             raise InputError(f"padding must be one of {', '.join(_PADDINGS)}, got {padding!r}")
         if isinstance(filter, Tensor):
@@ -115,16 +116,19 @@ class Downsampling(Operator):
             self.register_buffer(name, matrix.to(torch.float32))
         self.to(device)
 
+    @in_plain_mode
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
         """Downsample images ``x``, shape (B, C, H, W)."""
         x = self._checked("x", x, self.img_size)
         return _total(v @ x @ h.mT for v, h in self._terms(x.dtype))
 
+    @in_plain_mode
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
         """Apply the transpose to measurements ``y``, shape (B, C, ceil(H/f), ceil(W/f))."""
         y = self._checked("y", y, self.measurement_shape)
         return _total(v.mT @ y @ h for v, h in self._terms(y.dtype))
 
+    @in_plain_mode
     def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
         """Return the pseudo-inverse of ``y``: exact for separable filters, else iterative.
 
@@ -157,7 +161,7 @@ def _total(terms: Iterator[Tensor]) -> Tensor:
 
 def _named_taps(name: str, factor: int) -> Tensor:
     """Return the taps (1, 1, k) in float64, summing to one, of a named filter along one axis."""
-    half_pixels = torch.arange(-2 * factor, 2 * factor, dtype=torch.float64) + 0.5
+    half_pixels = torch.arange(-2 * factor, 2 * factor, dtype=torch.float64, device="cpu") + 0.5
     t = (half_pixels / factor).abs()
     if name == "bicubic":
         near = 1.5 * t**3 - 2.5 * t**2 + 1
@@ -167,11 +171,12 @@ def _named_taps(name: str, factor: int) -> Tensor:
         taps = (1 - t)[t < 1]
     elif name == "gaussian":
         radius = int(factor / 0.3 + 1)
-        taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).double() / factor) ** 2)
+        pixels = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
+        taps = torch.exp(-0.5 * (pixels / factor) ** 2)
     elif name == "box":
-        taps = torch.ones(factor, dtype=torch.float64)
+        taps = torch.ones(factor, dtype=torch.float64, device="cpu")
     elif name == "nearest":
-        taps = torch.ones(1, dtype=torch.float64)
+        taps = torch.ones(1, dtype=torch.float64, device="cpu")
     else:
         raise InputError(f"filter must be {', '.join(_FILTERS)} or a tensor, got {name!r}")
     return (taps / taps.sum())[None, None]
@@ -206,7 +211,8 @@ def _decimation(taps: Tensor, size: int, factor: int, padding: str, centred: boo
         )
     kept = -(-positions // factor)
     before = (k - 1) // 2 if centred and padding != "valid" else 0
-    source = factor * torch.arange(kept)[:, None] + torch.arange(k) - before
+    first = factor * torch.arange(kept, device="cpu") - before
+    source = first[:, None] + torch.arange(k, device="cpu")
     inside = ((source >= 0) & (source < size)) | (padding != "constant")
     if padding == "circular":
         source = source % size
@@ -216,5 +222,5 @@ def _decimation(taps: Tensor, size: int, factor: int, padding: str, centred: boo
     else:
         source = source.clamp(0, size - 1)
     values = taps.flip(-1)[..., None, :] * inside
-    matrix = torch.zeros(*taps.shape[:-1], kept, size, dtype=taps.dtype)
+    matrix = taps.new_zeros(*taps.shape[:-1], kept, size)
     return matrix.scatter_add_(-1, source.expand_as(values), values)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gprior.checks import InputError
-from gprior.operators.base import Operator, checked_img_size, checked_int
+from gprior.checks import InputError, integer
+from gprior.operators.base import Operator, checked_img_size
 from gprior.randomness import generator
 
 __all__ = ["Masking"]
@@ -125,7 +125,7 @@ class Masking(Operator):
         self.to(device)
 
     def A(self, x: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Tensor:  # noqa: N802
-        """Mask images ``x``, shape (B, C, H, W), by ``mask`` where given, else by the own one."""
+        """Mask images ``x``, shape (B, C, H, W), by ``mask``, or by the operator's if None."""
         return self._mask_for("x", x, mask) * x
 
     def A_adjoint(  # noqa: N802
@@ -173,7 +173,7 @@ class Masking(Operator):
 
     def _as_shape(self, mask: Tensor | Array) -> Tensor:
         """Return ``mask`` with four axes, refused unless they fit the image."""
-        mask = torch.as_tensor(mask)
+        mask = mask if isinstance(mask, Tensor) else torch.as_tensor(mask, device="cpu")
         channels, height, width = self.img_size
         full = mask if mask.ndim == 4 else mask[(None,) * max(0, 4 - mask.ndim)]
         if (
@@ -209,7 +209,7 @@ def _eye_patch(height: int, width: int) -> Tensor:
 def _box(height: int, width: int, box: Sequence[int] | None) -> Tensor:
     if box is None or len(box) != 4:
         raise InputError(f"box must be (top, left, height, width) in pixels, got {box!r}")
-    top, left, rows, columns = (checked_int("box", value) for value in box)
+    top, left, rows, columns = (integer("box", value) for value in box)
     if (
         min(top, left) < 0
         or min(rows, columns) < 1
@@ -220,7 +220,7 @@ def _box(height: int, width: int, box: Sequence[int] | None) -> Tensor:
             f"box must lie within the image of {height} x {width} pixels and hold at least one, "
             f"got (top, left, height, width) = {(top, left, rows, columns)}"
         )
-    mask = torch.ones(height, width)
+    mask = torch.ones(height, width, dtype=torch.float32, device="cpu")
     mask[top : top + rows, left : left + columns] = 0
     return mask
 
@@ -228,10 +228,9 @@ def _box(height: int, width: int, box: Sequence[int] | None) -> Tensor:
 def _random(height: int, width: int, keep: float, seed: int) -> Tensor:
     if not 0 < keep <= 1:
         raise InputError(f"keep must be a share of the pixels in (0, 1], got {keep!r}")
-    order = torch.randperm(
-        height * width, generator=generator("random mask", checked_int("seed", seed))
-    )
-    mask = torch.zeros(height * width)
+    draw = generator("random mask", integer("seed", seed))
+    order = torch.randperm(height * width, generator=draw, device="cpu")
+    mask = torch.zeros(height * width, dtype=torch.float32, device="cpu")
     mask[order[: max(1, round(keep * height * width))]] = 1
     return mask.reshape(height, width)
 
@@ -255,7 +254,9 @@ def _from_file(path: Path, names: list[str]) -> Tensor:
                 values = np.asarray(image.convert("RGBA"))[..., :3]
             else:
                 values = np.asarray(image)
-    except (OSError, SyntaxError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders have errors of many types
         raise InputError(f"mask file {str(path)!r} is not a readable image: {error}") from error
     observed = values != 0
     return torch.from_numpy(observed if observed.ndim == 2 else observed.any(axis=-1))

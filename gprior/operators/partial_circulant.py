@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError
-from gprior.operators.base import Operator, checked_img_size, checked_int
+from gprior.checks import InputError, integer
+from gprior.operators.base import Operator, checked_img_size
 from gprior.randomness import generator
 
 __all__ = ["PartialCirculant"]
@@ -108,7 +108,7 @@ class PartialCirculant(Operator):
         **kwargs: Any,
     ) -> None:
         img_size = checked_img_size(img_size)
-        seed = checked_int("seed", seed)
+        seed = integer("seed", seed)
         if spectrum not in _SPECTRA:
             raise InputError(f"spectrum must be one of {', '.join(_SPECTRA)}, got {spectrum!r}")
         if scale not in (None, "isometry"):
@@ -126,13 +126,16 @@ class PartialCirculant(Operator):
         self.spectrum = spectrum
         self.gain = 1.0 if scale is None else math.sqrt(n / count)
         draws = {name: generator("circulant", name, seed) for name in ("signs", "filter", "rows")}
-        coins = torch.randint(0, 2, (groups, n), generator=draws["signs"], dtype=torch.int8)
-        self.register_buffer("signs", 2 * coins - 1)
+        size, coins = (groups, n), draws["signs"]
+        signs = torch.randint(0, 2, size, generator=coins, dtype=torch.int8, device="cpu")
+        self.register_buffer("signs", 2 * signs - 1)
         if spectrum == "unimodular":
             self.register_buffer("phases", _phases(groups, n, draws["filter"]))
         else:
             self.register_buffer("coefficients", _coefficients(groups, n, draws["filter"]))
-        orders = [torch.randperm(n, generator=draws["rows"])[:count] for _ in range(groups)]
+        orders = [
+            torch.randperm(n, generator=draws["rows"], device="cpu")[:count] for _ in range(groups)
+        ]
         self.register_buffer("rows", torch.stack(orders).sort().values)
         self.to(device)
 
@@ -221,7 +224,7 @@ class _Linear(torch.autograd.Function):
 
 def _count(m: int | float, n: int) -> int:
     if not isinstance(m, float):
-        return checked_int("m (a count, or as a float a share)", m, 1, n)
+        return integer("m (a count, or as a float a share)", m, 1, n)
     if not 0 < m <= 1:
         raise InputError(
             f"m must be a share in (0, 1] if it is a float, got {m}; "
@@ -232,9 +235,10 @@ def _count(m: int | float, n: int) -> int:
 
 def _phases(groups: int, n: int, rng: torch.Generator) -> Tensor:
     """Draw uniform phases, 0 or pi where the spectrum of a real filter is real."""
-    phases = 2 * math.pi * torch.rand(groups, n // 2 + 1, generator=rng)
+    shares = torch.rand(groups, n // 2 + 1, generator=rng, dtype=torch.float32, device="cpu")
+    phases = 2 * math.pi * shares
     real = slice(None, None, n // 2) if n % 2 == 0 else slice(0, 1)
-    phases[:, real] = math.pi * (phases[:, real] > math.pi)
+    phases[:, real] = math.pi * (phases[:, real] > math.pi).to(phases)
     return phases
 
 
@@ -243,7 +247,8 @@ def _coefficients(groups: int, n: int, rng: torch.Generator) -> Tensor:
 
     Its real and imaginary parts are N(0, 1/2), except where the spectrum is real: N(0, 1).
     """
-    pairs = torch.randn(groups, n // 2 + 1, 2, generator=rng) * math.sqrt(0.5)
+    size = (groups, n // 2 + 1, 2)
+    pairs = torch.randn(size, generator=rng, dtype=torch.float32, device="cpu") * math.sqrt(0.5)
     real = slice(None, None, n // 2) if n % 2 == 0 else slice(0, 1)
-    pairs[:, real] *= torch.tensor([math.sqrt(2.0), 0.0])
+    pairs[:, real] *= pairs.new_tensor([math.sqrt(2.0), 0.0])
     return pairs

@@ -1,17 +1,31 @@
-"""Priors: frozen generators with a name for every input that may be searched."""
+"""Priors: frozen generators, whose inputs have names so that solvers can search them."""
 
 from __future__ import annotations
 
-import importlib
+import sys
 from typing import Any
 
 from gprior.priors.adapt import AdaptedPrior
 from gprior.priors.biggan import BigGAN
 from gprior.priors.biggan_layers import Attention as Attention, Block as Block, Norm as Norm
-from gprior.priors.checks import whole as whole
 from gprior.priors.discriminator import Discriminator
 from gprior.priors.generator import Generator
+from gprior.priors.inputs import (
+    HasBlocks as HasBlocks,
+    HasContent as HasContent,
+    HasEmbedding as HasEmbedding,
+    HasFilters as HasFilters,
+    HasNoise as HasNoise,
+)
 from gprior.priors.prior import Label, Prior
+from gprior.priors.sharing import (
+    detached as detached,
+    place_of as place_of,
+    placed_as as placed_as,
+    tensors_of as tensors_of,
+    view_of as view_of,
+)
+from gprior.priors.statistics import sha256_of as sha256_of
 from gprior.priors.stylegan2 import StyleGAN2
 from gprior.priors.stylegan2_layers import (
     ROOT2,
@@ -34,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return what was here before it moved to `gprior.checkpoints`."""
+    """Return a name that moved from here to `gprior.checkpoints`."""
     if name in ("embedded", "load_prior", "save_prior"):
-        return getattr(importlib.import_module("gprior.checkpoints"), name)
+        return getattr(sys.modules["gprior"].checkpoints, name)  # the package finds its rooms
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

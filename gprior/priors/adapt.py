@@ -1,4 +1,4 @@
-"""A prior seen at another image geometry."""
+"""A prior whose images are changed to another shape."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class AdaptedPrior(Wrapped):
-    """The same prior, its images mapped linearly to another shape.
+    """The same prior, with its images mapped linearly to another shape.
 
-    Gray becomes RGB by repetition and RGB becomes gray by its luma (ITU-R BT.601); gray
-    becomes two channels, real and imaginary part, with a zero imaginary part or a given
-    phase, as deepinv's MRI expects. The size changes by resampling, zero padding or
-    cropping about the centre.
+    Gray images become RGB by repetition, and RGB images become gray by their luma (ITU-R
+    BT.601). With two channels, gray becomes the real part and the imaginary part is zero, or
+    both follow from a given phase; deepinv's MRI expects such images. The size changes by
+    resampling, or by zero padding or cropping about the centre.
 
     Parameters
     ----------
     base : Prior
         The prior to adapt.
     image_shape : tuple of int
-        (C, H, W) wanted, C in {1, 2, 3}.
+        The new shape (C, H, W), with C in {1, 2, 3}.
     size : {"resize", "pad", "crop"}, optional
-        How height and width change; None picks ``"resize"``. ``"pad"`` needs a larger
+        How height and width change; None stands for ``"resize"``. ``"pad"`` needs a larger
         and ``"crop"`` a smaller image.
     phase : Tensor, optional
-        Phase (H, W) in radians of a complex image (C = 2); None is a real one.
+        Phase (H, W) in radians of complex images (C = 2); with None, they are real.
 
     Raises
     ------
     ValueError
-        If the change is not one of these.
+        If the prior cannot be changed in this way.
 
     Examples
     --------
@@ -72,9 +72,14 @@ class AdaptedPrior(Wrapped):
         if size == "crop" and (H > H0 or W > W0):
             raise InputError(f"size='crop' needs at most {H0}x{W0}, got {H}x{W}; use 'pad'")
         if phase is not None and (C != 2 or tuple(phase.shape) != (H, W)):
-            raise InputError(f"phase must be ({H}, {W}) with two channels wanted")
+            raise InputError(
+                f"phase must have shape ({H}, {W}) and needs an image_shape of two channels, got "
+                f"a phase {tuple(phase.shape)} and image_shape={shape}"
+            )
         if C0 == 2 and C != 2:
-            raise InputError("a two-channel prior stays one; adapt its base instead")
+            raise InputError(
+                f"a prior with two channels keeps them, got image_shape={shape}; adapt its base"
+            )
         super().__init__(base, phase=None if phase is None else phase.to(base.like))
         self.size, self.image_shape = size, shape
         self.record = {
@@ -84,17 +89,21 @@ class AdaptedPrior(Wrapped):
         self.freeze()
 
     def forward(self, *args: Any, **inputs: Any) -> Tensor:
-        """Return adapted images (B, C, H, W); arguments are those of the base."""
+        """Return adapted images (B, C, H, W); the arguments are those of the base."""
         return self._size(self._channels(self.base(*args, **inputs)))
 
+    def describe(self) -> str:
+        """Return the description of the base, and the shape of the adapted images."""
+        return f"{self.base.describe()}, adapted to {' x '.join(map(str, self.image_shape))}"
+
     def restore(self, x: Tensor) -> Tensor:
-        """Map images of the adapted shape to the generator's, for its discriminator."""
+        """Map images of the adapted shape to those of the generator, for its discriminator."""
         C0, H0, W0 = self.base.image_shape
         x = _fit(x, (H0, W0), {"pad": "crop", "crop": "pad"}.get(self.size, self.size))
         if x.shape[1] == 2 and C0 != 2:
             x = x.square().sum(1, keepdim=True).add(1e-12).sqrt()
         x = x if x.shape[1] == C0 else _recolour(x, C0)
-        return self.base.restore(x) if isinstance(self.base, AdaptedPrior) else x
+        return self.base.restore(x)
 
     def _channels(self, x: Tensor) -> Tensor:
         C = self.image_shape[0]
@@ -112,7 +121,7 @@ class AdaptedPrior(Wrapped):
 
 
 def adapt(prior: Prior, image_shape: Sequence[int], **options: Any) -> AdaptedPrior:
-    """Return a prior seen at another image geometry; see `AdaptedPrior`."""
+    """Return a prior with images of another shape; see `AdaptedPrior`."""
     return AdaptedPrior(prior, tuple(image_shape), **options)
 
 

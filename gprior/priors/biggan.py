@@ -1,4 +1,4 @@
-"""The BigGAN generators, from the paper's mathematics.
+"""The BigGAN generators, written from the equations of the paper.
 
 Brock, Donahue and Simonyan 2019, "Large scale GAN training for high fidelity natural image
 synthesis" (arXiv:1809.11096), appendix B.
@@ -6,65 +6,68 @@ synthesis" (arXiv:1809.11096), appendix B.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gprior.checks import InputError
+from gprior.checks import InputError, integer, number
 from gprior.priors.biggan_layers import Block, Norm
-from gprior.priors.checks import State, check_entry, check_shape, whole
+from gprior.priors.checks import State, check_entry, check_shape
+from gprior.priors.initial import random_weights
 from gprior.priors.prior import Prior
 from gprior.randomness import normal
 
 __all__ = ["BigGAN"]
 
-BOUND = 2.0  # truncated draws are within so many standard deviations, as published
+BOUND = 2.0  # standard deviations at which draws are truncated, as published
 
 
 class BigGAN(Prior):
-    """BigGAN or BigGAN-deep, class-conditional.
+    """BigGAN or BigGAN-deep, a class-conditional generator.
 
     `gprior.load_prior` makes one from a published checkpoint.
 
     Parameters
     ----------
     widths : sequence of int
-        Feature maps before the first block, and after each.
+        Number of feature maps before the first block, and after each block.
     up : sequence of bool
-        Whether each block doubles the size, from 4x4 on.
+        Whether each block doubles the height and width, which start at 4x4.
     z_dim, embed_dim : int
         Sizes of the latent z and of the class embedding.
     c_dim : int
         Number of classes.
     deep : bool
-        BigGAN-deep's blocks, all of which see z and the embedding. Else BigGAN's.
+        True for the blocks of BigGAN-deep, each of which receives z and the embedding; False
+        for those of BigGAN.
     hierarchical : bool
-        For BigGAN: z is cut into equal pieces, the first for the 4x4 input, and one for
-        each block beside the embedding. Else the input sees z, and the blocks the embedding.
+        For BigGAN. If True, z is cut into equal pieces: the first one makes the 4x4 input, and
+        each block receives one piece and the embedding. If False, z makes the input, and the
+        blocks receive the embedding.
     attention : sequence of int
-        Blocks (from 0) that self-attention follows.
+        Numbers of the blocks (from 0) that are followed by self-attention.
     n_stats : int
-        Rows of stored batch statistics: one, or one for each of as many truncations.
+        Rows of stored batch statistics: 1, or one row for each of n_stats truncations.
     eps : float
         Added to the variances.
 
     Attributes
     ----------
     truncation : float
-        In [0, 1], 1 at first: the truncation of draws and samples, and of calls that do not
-        say. Below 1 the draws are truncated normal (at two standard deviations) times the
-        truncation. A latent that is given is never scaled: for a call, the truncation only
-        picks the batch statistics, where there are several.
+        In [0, 1], initially 1. It applies to draws and samples, and to calls without a
+        truncation. Below 1, draws are truncated normal (at two standard deviations) times the
+        truncation. A latent that is given to a call is never scaled: there, the truncation only
+        selects the batch statistics, if there are several rows.
     blocks : ModuleList
-        The blocks between which a state may be taken.
+        The blocks; a state may be taken between two of them.
 
     Raises
     ------
     ValueError
-        If a size is out of range, or sizes do not fit together.
+        If a size is out of range, or sizes are inconsistent.
 
     References
     ----------
@@ -108,7 +111,7 @@ class BigGAN(Prior):
         self.deep, self.hierarchical = deep, hierarchical
         piece = z_dim // (len(up) + 1) if hierarchical else z_dim
         cond = embed_dim + (piece if deep or hierarchical else 0)
-        self.class_embedding = nn.Parameter(torch.randn(c_dim, embed_dim))
+        self.class_embedding = nn.Parameter(random_weights(c_dim, embed_dim))
         self.first = nn.Linear(cond if deep else piece, 16 * widths[0])
         self.blocks = nn.ModuleList(
             Block(a, b, cond, twice, k in attention, deep, n_stats, eps)
@@ -119,21 +122,33 @@ class BigGAN(Prior):
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that `synthesis` can start from."""
+        """Number of blocks; `synthesis` can start from each."""
         return len(self.blocks)
 
-    def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
+    def describe(self) -> str:
+        """Return the architecture and the sizes of z and of the class embedding."""
+        kind = "BigGAN-deep" if self.deep else "BigGAN"
+        return f"{kind}, z {self.z_dim}, class embedding {self.embed_dim}"
+
+    def _draw_inputs(
+        self, keys: Sequence[Sequence[int | str]], truncation: float | None
+    ) -> dict[str, Any]:
+        return {"z": self.draw(keys, truncation), "truncation": truncation}
+
+    def draw(self, keys: Sequence[Sequence[int | str]], truncation: float | None = None) -> Tensor:
         """Return latents z (len(keys), z_dim), one per key.
 
-        N(0, I), or truncated where ``truncation`` is below 1.
+        They are N(0, I), or truncated normal if the truncation is below 1; None stands for the
+        attribute ``truncation``.
         """
-        t = self._truncation(None)
+        t = self._truncation(truncation)
         if t == 1:
             return normal(keys, (self.z_dim,), self.like)
-        # The same normal numbers through both distribution functions, so that an image stays
-        # recognisable from one truncation to another.
-        z = normal(keys, (self.z_dim,), torch.empty(0, dtype=torch.float64))
-        low = torch.special.ndtr(torch.tensor(-BOUND, dtype=torch.float64))
+        # The normal numbers of t = 1 pass through both distribution functions, so that an image
+        # stays recognisable from one truncation to another.
+        double = torch.empty(0, dtype=torch.float64, device="cpu")
+        z = normal(keys, (self.z_dim,), double)
+        low = torch.special.ndtr(double.new_tensor(-BOUND))
         share = low + (1 - 2 * low) * torch.special.ndtr(z)
         truncated: Tensor = t * torch.special.ndtri(share)
         return truncated.to(self.like)
@@ -158,17 +173,17 @@ class BigGAN(Prior):
         Parameters
         ----------
         z : Tensor
-            (B, z_dim).
+            Latents (B, z_dim).
         c : Tensor, optional
-            Class vectors (B, c_dim), one-hot or soft ...
+            Class vectors (B, c_dim), one-hot or soft. Give either c or ``embedding``.
         embedding : Tensor, optional
-            ... or the class embedding itself, (B, embed_dim).
+            The class embedding (B, embed_dim).
         truncation : float, optional
-            Picks the batch statistics; None for the prior's own ``truncation``.
+            Selects the batch statistics; None stands for the attribute ``truncation``.
         from_block : int
-            Start at this block ...
+            The block to start from. Above 0, it needs a ``state``.
         state : tuple of Tensor, optional
-            ... from the state that `run_blocks` returned there.
+            The state that `run_blocks` returned before this block.
         """
         x = self.run_blocks(
             z, c, embedding=embedding, truncation=truncation, from_block=from_block, state=state
@@ -186,10 +201,10 @@ class BigGAN(Prior):
         to_block: int | None = None,
         state: State | None = None,
     ) -> State:
-        """Run blocks ``from_block`` to ``to_block`` (exclusive): the state there.
+        """Run blocks ``from_block`` to ``to_block`` (exclusive), and return the state there.
 
         The state is (features, rgb), as for `StyleGAN2`; here rgb has no channels, because
-        no image is made before the last block. Arguments are those of `synthesis`.
+        no image is made before the last block. The arguments are those of `synthesis`.
         """
         embedding = self._embedding(z, c, embedding)
         t = self._truncation(truncation)
@@ -208,7 +223,7 @@ class BigGAN(Prior):
     def forward(  # type: ignore[override]
         self, z: Tensor, c: Tensor | None = None, **synthesis: Any
     ) -> Tensor:
-        """Return images (B, 3, H, W), (raw + 1) / 2; arguments are those of `synthesis`."""
+        """Return images (B, 3, H, W), (raw + 1) / 2; the arguments are those of `synthesis`."""
         return (self.synthesis(z, c, **synthesis) + 1) / 2
 
     def _embedding(self, z: Tensor, c: Tensor | None, embedding: Tensor | None) -> Tensor:
@@ -225,7 +240,7 @@ class BigGAN(Prior):
         return embedding  # type: ignore[return-value]
 
     def _conditions(self, z: Tensor, embedding: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return what the 4x4 input sees, and what each block does."""
+        """Return what the 4x4 input and what each block receives."""
         n = len(self.blocks)
         if self.deep:
             both = torch.cat([z, embedding], 1)
@@ -235,36 +250,35 @@ class BigGAN(Prior):
         first, *pieces = z.chunk(n + 1, 1)
         return first, [torch.cat([embedding, piece], 1) for piece in pieces]
 
+    def _fingerprint(self) -> tuple[Hashable, ...]:
+        return (self.truncation, *super()._fingerprint())
+
     def _truncation(self, given: float | None) -> float:
-        t = self.truncation if given is None else given
-        if not 0 <= t <= 1:
-            raise InputError(f"truncation must be between 0 and 1, got {t!r}")
-        return t
+        return number("truncation", self.truncation if given is None else given, 0, 1)
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Refuse sizes that are no BigGAN."""
+    """Refuse sizes that no BigGAN can have."""
     widths, up, attention = config["widths"], config["up"], config["attention"]
-    whole("len(up)", len(up), 1, 64)
+    integer("len(up)", len(up), 1, 64)
     if len(widths) != len(up) + 1 or not all(isinstance(twice, bool) for twice in up):
         raise InputError(f"up must have one bool per block, {len(widths) - 1}, got {up}")
-    whole("number of blocks with up", sum(up), 1, 10)
-    for n in widths:
-        whole("every width", n, 1, 1 << 15)
+    integer("number of blocks with up", sum(up), 1, 10)
+    widths = config["widths"] = [integer("every width", n, 1, 1 << 15) for n in widths]
     for a, b in pairwise(widths):
         if config["deep"] and (a % 4 or b not in (a, a / 2)):
             raise InputError(
-                "widths of BigGAN-deep must be multiples of 4 before each block, which keeps or "
-                f"halves them, got {widths}"
+                "widths of BigGAN-deep must be multiples of 4, and each block keeps or halves the "
+                f"width, got {widths}"
             )
     for k in attention:
-        whole("every entry of attention", k, 0, len(up) - 1)
+        integer("every entry of attention", k, 0, len(up) - 1)
         if widths[k + 1] % 8:
             raise InputError(f"attention needs a width that is a multiple of 8, got {widths}")
     if len(set(attention)) != len(attention):
         raise InputError(f"attention must name each block once, got {attention}")
     for name in ("z_dim", "embed_dim", "c_dim", "n_stats"):
-        whole(name, config[name], 1, 1 << 16)
+        config[name] = integer(name, config[name], 1, 1 << 16)
     for name in ("deep", "hierarchical"):
         if not isinstance(config[name], bool):
             raise InputError(f"{name} must be True or False, got {config[name]!r}")
@@ -274,5 +288,5 @@ def check_config(config: dict[str, Any]) -> None:
             f"got z_dim={config['z_dim']}"
         )
     eps = config["eps"]
-    if not isinstance(eps, float) or not 0 < eps < 1:
-        raise InputError(f"eps must be a float between 0 and 1, got {eps!r}")
+    if number("eps", eps, above=0) >= 1:
+        raise InputError(f"eps must be less than 1, got {eps!r}")

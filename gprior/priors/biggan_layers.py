@@ -1,8 +1,7 @@
 """Layers of the two BigGAN generators: conditional normalisation, block, self-attention.
 
-Brock, Donahue and Simonyan 2019 (arXiv:1809.11096), figures 15 and 16; self-attention is
-that of Zhang et al. 2019, "Self-attention generative adversarial networks"
-(arXiv:1805.08318).
+Brock, Donahue and Simonyan 2019 (arXiv:1809.11096), figures 15 and 16. Self-attention follows
+Zhang et al. 2019, "Self-attention generative adversarial networks" (arXiv:1805.08318).
 """
 
 from __future__ import annotations
@@ -14,14 +13,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gprior.priors.initial import random_weights
+
 __all__ = ["Attention", "Block", "Norm"]
 
 
 class Norm(nn.Module):
     """Batch normalisation with stored statistics, then a ReLU.
 
-    Gain and bias are an affine function of a condition, or constants where there is none.
-    The statistics are one row, or one for each truncation on a grid over [0, 1].
+    Gain and bias are an affine function of a condition, or constants if there is none. The
+    statistics have one row, or one row for each truncation on a uniform grid over [0, 1].
     """
 
     mean: Tensor
@@ -30,8 +31,8 @@ class Norm(nn.Module):
     def __init__(self, width: int, cond: int, n_stats: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(0.02 * torch.randn(2 * width, cond)) if cond else None
-        self.bias = nn.Parameter(torch.cat([torch.ones(width), torch.zeros(width)]))
+        self.weight = nn.Parameter(random_weights(2 * width, cond, divisor=50.0)) if cond else None
+        self.bias = nn.Parameter(torch.tensor([1.0, 0.0]).repeat_interleave(width))
         self.register_buffer("mean", torch.zeros(n_stats, width))
         self.register_buffer("var", torch.ones(n_stats, width))
 
@@ -45,11 +46,12 @@ class Norm(nn.Module):
         return torch.addcmul(bias - mean[:, None, None] * scale, x, scale).relu()
 
     def _at(self, stats: Tensor, truncation: float) -> Tensor:
-        """Return the row for a truncation.
+        """Return the statistics at a truncation, interpolated between two rows.
 
-        Weights of two neighbours are the published ones, the nearer row having the smaller:
-        what was trained and measured is this. So is the quotient of rounded numbers, by
-        which 0.58 is in the bin below its own.
+        Two choices are those of the published code, because the published images and scores
+        were made with it: the nearer row has the smaller weight, and the position is a
+        quotient of rounded numbers, which puts 0.58 into the bin below the one where it
+        belongs.
         """
         if len(stats) == 1:
             return stats[0]
@@ -61,9 +63,9 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention x + o(softmax(q k) v), keys and values at half the resolution.
+    """Self-attention x + o(softmax(q k) v), with keys and values at half the resolution.
 
-    The published scale gamma is part of o.
+    The weights of o include the published scale gamma.
     """
 
     def __init__(self, width: int) -> None:
@@ -83,14 +85,16 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block of either generator, then self-attention if it has one.
+    """A residual block of either generator, followed by self-attention if it has one.
 
-    Deep: four convolutions 1x1, 3x3, 3x3, 1x1 through a quarter of the width, and a
-    shortcut that drops channels. Else two 3x3, and a 1x1 convolution as shortcut.
+    A deep block has four convolutions 1x1, 3x3, 3x3, 1x1 through a quarter of the width, and a
+    shortcut that drops channels. The other kind has two 3x3 convolutions, and a 1x1
+    convolution as its shortcut.
 
-    With ``up``, pixels are doubled before the first 3x3 convolution: together they are one
-    transposed convolution with a 4x4 kernel, for less than half of the arithmetic. In the
-    shortcut they are doubled last, which commutes with the 1x1 convolution.
+    With ``up``, pixels are doubled before the first 3x3 convolution. The two steps are computed
+    as one transposed convolution with a 4x4 kernel, which takes less than half of the
+    arithmetic. In the shortcut, pixels are doubled last, which commutes with the 1x1
+    convolution.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The StyleGAN2 residual discriminator, whose features also measure perceptual distance."""
+"""The residual discriminator of StyleGAN2, whose features also measure perceptual distance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Discriminator"]
 
 
 class ResidualBlock(nn.Module):
-    """Half the resolution: two convolutions beside a 1x1 skip (Karras et al. 2020, figure 7)."""
+    """Two convolutions beside a 1x1 skip, at half the resolution (Karras et al. 2020, figure 7)."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -50,7 +50,9 @@ class Discriminator(nn.Module):
         self.config: dict[str, Any] = {
             k: v for k, v in locals().items() if k not in ("self", "__class__")
         }
-        log2 = check_sizes({**self.config, "z_dim": 1, "w_dim": 1, "num_mapping_layers": 1})
+        sizes = {**self.config, "z_dim": 1, "w_dim": 1, "num_mapping_layers": 1}
+        log2 = check_sizes(sizes)
+        self.config = {name: sizes[name] for name in self.config}
         widths = [channels(2**k, channel_base, channel_max) for k in range(log2, 1, -1)]
         self.from_rgb = Conv(img_channels, widths[0], 1)
         self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
@@ -60,23 +62,24 @@ class Discriminator(nn.Module):
         self.out = Dense(last, max(c_dim, 1))
 
     def features(self, raw: Tensor) -> list[Tensor]:
-        """Return the features after each residual block, finest first (one image each).
+        """Return the features after each residual block, finest first.
 
-        ``raw`` is (B, C, H, W) in [-1, 1]. Nothing here looks at other images of the batch.
+        ``raw`` is (B, C, H, W) in [-1, 1]. The features of an image do not depend on the other
+        images of the batch.
         """
         x = self.from_rgb(raw.contiguous(memory_format=torch.channels_last))
-        found = []
+        maps = []
         for block in self.blocks:
             x = block(x)
-            found.append(x)
-        return found
+            maps.append(x)
+        return maps
 
     def forward(self, raw: Tensor, c: Tensor | None = None) -> Tensor:
-        """Return logits (B,); higher means real. ``raw`` is (B, C, H, W) in [-1, 1]."""
+        """Return logits (B,), higher for real images; ``raw`` is (B, C, H, W) in [-1, 1]."""
         return self.judge(self.features(raw)[-1], c)
 
     def judge(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """Return logits (B,) from the last of the `features`."""
+        """Return logits (B,) computed from the last map of `features`."""
         x = self.conv(torch.cat([x, minibatch_std(x.float()).to(x.dtype)], 1))
         logits = self.out(self.dense(x.flatten(1))).float()
         total: Tensor = logits.sum(1) if c is None else (logits * c).sum(1)
@@ -84,7 +87,10 @@ class Discriminator(nn.Module):
 
 
 def minibatch_std(x: Tensor, group: int = 4) -> Tensor:
-    """Standard deviation over groups of images, averaged to one map (training only)."""
+    """Return the standard deviation over groups of images, averaged to one map (B, 1, H, W).
+
+    Only training uses it, since it makes an image depend on the others of its batch.
+    """
     size = group if x.shape[0] % group == 0 else x.shape[0]
     grouped = x.reshape(size, -1, *x.shape[1:])
     std = (grouped.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,15 @@ from torch import Tensor, nn
 from gprior.checks import InputError, InputTypeError
 from gprior.priors.checks import State, check_entry, check_shape
 from gprior.priors.prior import Prior
-from gprior.randomness import generator, normal
+from gprior.priors.sharing import place_of
+from gprior.randomness import generator, in_plain_mode, normal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Generator"]
 
+PLACE = "If a function computes in another dtype or on another device, pass dtype= or device="
 RANGES = {"[-1, 1]": (0.5, 0.5), "[0, 1]": (1.0, 0.0)}
 
 
@@ -29,9 +34,9 @@ class Generator(Prior):
     ----------
     module : nn.Module or callable
         Maps latents ``(B, *latent_shape)``, and class vectors (B, c_dim) where there are
-        classes, to images (B, C, H, W). A module is put in eval mode and frozen, in place;
-        where it is an `nn.Sequential` without classes, searches may start after any of its
-        children.
+        classes, to images (B, C, H, W). A module is put in eval mode and frozen, in place, and
+        so is the module of a bound method such as ``vae.decode``. Where the module is an
+        `nn.Sequential` without classes, searches may start after any of its children.
     latent_shape : int or sequence of int
         Shape of one latent, as 100 or (100, 1, 1).
     image_shape : tuple of int, optional
@@ -43,11 +48,10 @@ class Generator(Prior):
         None for N(0, I).
     c_dim : int
         Number of classes, 0 for none.
-
-    Attributes
-    ----------
-    blocks : list of nn.Module
-        Children of an `nn.Sequential`; else there is nothing to stop between.
+    dtype : torch.dtype, optional
+        In which a function computes; None for float32. A module has its own.
+    device : torch.device or str, optional
+        On which a function computes; None for the CPU. A module has its own.
 
     Raises
     ------
@@ -70,6 +74,7 @@ class Generator(Prior):
     True
     """
 
+    @in_plain_mode
     def __init__(
         self,
         module: Callable[..., Tensor],
@@ -78,6 +83,8 @@ class Generator(Prior):
         range: str = "[-1, 1]",
         draw: Callable[[torch.Generator], Tensor] | None = None,
         c_dim: int = 0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         if not callable(module):
@@ -91,31 +98,56 @@ class Generator(Prior):
             raise InputError(f"latent_shape must be positive integers, got {latent_shape!r}")
         if not isinstance(c_dim, int) or c_dim < 0:
             raise InputError(f"c_dim must be 0 or a number of classes, got {c_dim!r}")
-        self.module, self.latent_shape, self.range, self.own_draw = module, shape, range, draw
+        owner = getattr(module, "__self__", None)
+        bound = isinstance(owner, nn.Module)  # then its module moves and freezes with the prior
+        self.module: Any = owner if bound else module
+        self.method = getattr(module, "__func__", None) if bound else None
+        self.latent_shape, self.range, self.own_draw = shape, range, draw
         self.z_dim, self.c_dim = math.prod(shape), c_dim
         self.name = getattr(module, "__name__", type(module).__name__)
-        if next(self.parameters(), None) is None:
-            self.place = nn.Parameter(torch.zeros(()))  # has the prior's dtype and device
+        self._place(dtype, device)
         self.freeze()
         self.image_shape = self._tried()
         if image_shape is not None and tuple(image_shape) != self.image_shape:
             raise InputError(
                 f"image_shape is {tuple(image_shape)}, but {self.name} makes {self.image_shape}"
             )
-        self.blocks = self._split()
+        self.in_blocks = self._in_blocks()
         optional = {"label": c_dim > 0, "state": len(self.blocks) > 1}
         self.inputs = frozenset({"z"} | {name for name, has in optional.items() if has})
+
+    def _place(self, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+        """Give a function a dtype and a device; refuse others than those of a module."""
+        like = place_of(self)
+        if like is None:
+            like = torch.zeros((), dtype=dtype or torch.float32, device=device or "cpu")
+            self.place = nn.Parameter(like)
+        wanted = torch.empty_like(like, dtype=dtype, device=device)
+        if (wanted.dtype, wanted.device) != (like.dtype, like.device):
+            raise InputError(
+                f"{self.name} is of {_place_name(like)}, not of {_place_name(wanted)}; leave dtype "
+                "and device out, or move the module first with module.to(...)"
+            )
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The children of an `nn.Sequential`; else there is nothing to stop between."""
+        return list(self.module) if self.in_blocks else []
 
     @property
     def num_blocks(self) -> int:
         """Blocks that a search may start from."""
-        return len(self.blocks)
+        return len(self.module) if self.in_blocks else 0
+
+    def train(self, mode: bool = True) -> Self:
+        """Do nothing: the module stays in eval mode, in which no image depends on the others."""
+        return super().train(False)
 
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return latents z (len(keys), z_dim), one per key."""
         if self.own_draw is None:
             return normal(keys, (self.z_dim,), self.like)
-        drawn = [torch.as_tensor(self.own_draw(generator(*key))) for key in keys]
+        drawn = [torch.as_tensor(self.own_draw(generator(*k)), device="cpu") for k in keys]
         if drawn[0].shape != self.latent_shape:
             raise InputError(
                 f"draw must return one latent of shape {self.latent_shape}, got "
@@ -176,11 +208,16 @@ class Generator(Prior):
         if not self.c_dim:
             if c is not None:
                 raise InputError("c was given, but this prior has no classes; leave c=None")
-            return self.module(latent)
+            return self._call(latent)
         if c is None:
             raise InputError(f"this prior has classes: pass c of shape (B, {self.c_dim})")
         check_shape("c", c, (self.c_dim,), (len(z),))
-        return self.module(latent, c)
+        return self._call(latent, c)
+
+    def _call(self, *inputs: Tensor) -> Tensor:
+        method = self.method
+        x: Tensor = self.module(*inputs) if method is None else method(self.module, *inputs)
+        return x
 
     def _shaped(self, z: Tensor) -> Tensor:
         if tuple(z.shape[1:]) not in ((self.z_dim,), self.latent_shape):
@@ -197,6 +234,10 @@ class Generator(Prior):
             found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise InputError(
                 f"{self.name} must return real images (B, C, H, W), for two latents it gave {found}"
+            )
+        if x.device != z.device or (x.dtype != z.dtype and not isinstance(self.module, nn.Module)):
+            raise InputError(
+                f"{self.name} returns {_place_name(x)} for latents of {_place_name(z)}. {PLACE}"
             )
         if not bool(x.isfinite().all()):
             raise InputError(f"{self.name} returns values that are not finite")
@@ -226,16 +267,23 @@ class Generator(Prior):
         except Exception as error:
             given = f"latents ({', '.join(map(str, (len(z), *self.latent_shape)))})"
             given += "" if c is None else f" and classes {tuple(c.shape)}"
-            raise InputError(f"{self.name} does not run on {given}: {error}") from error
+            given += f" of {_place_name(z)}"
+            remedy = "" if isinstance(self.module, nn.Module) else f". {PLACE}"
+            raise InputError(f"{self.name} does not run on {given}: {error}{remedy}") from error
 
     @torch.no_grad()
-    def _split(self) -> list[nn.Module]:
-        """Return the children between which one tensor with a row per image passes."""
-        if not isinstance(self.module, nn.Sequential) or self.c_dim:
-            return []
+    def _in_blocks(self) -> bool:
+        """Return whether one tensor with a row per image passes between children of the module."""
+        if not isinstance(self.module, nn.Sequential) or self.method or self.c_dim:
+            return False
         x: Any = self._shaped(self.draw([(0, "try", 0), (0, "try", 1)])).clone()
         for child in self.module:
             x = child(x)
             if not isinstance(x, Tensor) or x.ndim < 2 or len(x) != 2:
-                return []
-        return list(self.module)
+                return False
+        return True
+
+
+def _place_name(like: Tensor) -> str:
+    """Return a dtype and a device as words."""
+    return f"{str(like.dtype).removeprefix('torch.')} on {like.device}"

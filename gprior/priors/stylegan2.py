@@ -1,4 +1,4 @@
-"""The StyleGAN2 generator, from the papers' mathematics.
+"""The StyleGAN2 generator, written from the equations of the papers.
 
 Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN"
 (arXiv:1912.04958), with the class conditioning of Karras et al. 2020,
@@ -7,129 +7,36 @@ Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN"
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping as AnyMapping, Sequence
-from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gprior.checks import InputError
+from gprior.checks import InputError, number
 from gprior.priors.checks import State, check_entry, check_shape, check_sizes
+from gprior.priors.initial import random_weights
 from gprior.priors.prior import Prior
-from gprior.priors.stylegan2_layers import SLOPE, Dense, ModulatedConv, channels, upsample
+from gprior.priors.stylegan2_blocks import Block, Mapping, StyledConv
+from gprior.priors.stylegan2_layers import ModulatedConv, channels
 from gprior.randomness import normal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Noise = str | Sequence[Tensor] | AnyMapping[int, Tensor]
 NOISE_MODES = ("const", "zero", "random")
 
 
-def pixel_norm(x: Tensor) -> Tensor:
-    """Scale x (B, n) to unit mean square."""
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
-
-
-class Mapping(nn.Module):
-    """M: (z, c) -> w, with the mean of w for truncation."""
-
-    w_avg: Tensor
-
-    def __init__(self, z_dim: int, w_dim: int, c_dim: int, num_layers: int) -> None:
-        super().__init__()
-        self.embed = Dense(c_dim, w_dim) if c_dim else None
-        widths = [z_dim + (w_dim if c_dim else 0)] + [w_dim] * num_layers
-        self.layers = nn.ModuleList(
-            Dense(a, b, lr=0.01, activate=True) for a, b in pairwise(widths)
-        )
-        self.register_buffer("w_avg", torch.zeros((c_dim, w_dim) if c_dim else (w_dim,)))
-
-    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        x = pixel_norm(z)
-        if self.embed is not None:
-            x = torch.cat([x, pixel_norm(self.embed(c))], 1)
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-class StyledConv(nn.Module):
-    """Modulated convolution, noise, bias, leaky ReLU."""
-
-    noise_const: Tensor | None
-
-    def __init__(
-        self, n_in: int, n_out: int, w_dim: int, resolution: int, up: bool, noise: bool
-    ) -> None:
-        super().__init__()
-        self.conv = ModulatedConv(n_in, n_out, w_dim, up=up)
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        self.resolution = resolution
-        self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
-        const = torch.randn(1, 1, resolution, resolution) if noise else None
-        self.register_buffer("noise_const", const)
-
-    def forward(self, x: Tensor, w: Tensor, noise: str | Tensor, clamp: float | None) -> Tensor:
-        y, demod = self.conv(x, w)
-        gain = math.sqrt(2.0)  # passes through the leaky ReLU: applied to the smaller factors
-        y = y * (gain if demod is None else (demod * gain).to(y.dtype))
-        # One after the other: their sum would have another order in memory, which is slower.
-        y = y.add_((self.bias * gain).to(y.dtype)[:, None, None])
-        if self.noise_strength is not None and not (isinstance(noise, str) and noise == "zero"):
-            y = y.add_((self.noise_strength * gain).to(y.dtype) * self._noise(noise, y))
-        y = F.leaky_relu(y, SLOPE, inplace=True)
-        return y if clamp is None else y.clamp(-clamp, clamp)
-
-    def _noise(self, noise: str | Tensor, y: Tensor) -> Tensor:
-        if isinstance(noise, Tensor):
-            return noise.to(y.dtype)
-        if noise == "random":
-            return torch.randn(y.shape[0], 1, *y.shape[2:], device=y.device, dtype=y.dtype)
-        return self.noise_const.to(y.dtype)  # type: ignore[union-attr]
-
-
-class Block(nn.Module):
-    """One resolution of the skip generator: (features, rgb) -> (features, rgb)."""
-
-    def __init__(
-        self, n_in: int, n_out: int, w_dim: int, resolution: int, img_channels: int, noise: bool
-    ) -> None:
-        super().__init__()
-        first = resolution == 4
-        self.conv0 = None if first else StyledConv(n_in, n_out, w_dim, resolution, True, noise)
-        self.conv1 = StyledConv(n_out, n_out, w_dim, resolution, False, noise)
-        self.to_rgb = ModulatedConv(n_out, img_channels, w_dim, size=1, demodulate=False)
-        self.rgb_bias = nn.Parameter(torch.zeros(img_channels))
-
-    def forward(
-        self,
-        x: Tensor,
-        rgb: Tensor | None,
-        ws: Tensor,
-        noises: Sequence[str | Tensor],
-        clamp: float | None,
-    ) -> State:
-        if self.conv0 is not None:
-            x = self.conv0(x, ws[:, 0], noises[0], clamp)
-            ws = ws[:, 1:]
-        x = self.conv1(x, ws[:, 0], noises[-1], clamp)
-        y = self.to_rgb(x, ws[:, 1])[0]
-        y = y + self.rgb_bias[:, None, None]  # float32, also under autocast
-        if clamp is not None:
-            y = y.clamp(-clamp, clamp)
-        return x, y if rgb is None else upsample(rgb) + y
-
-
 class StyleGAN2(Prior):
-    """StyleGAN2 generator with skip connections.
+    """The StyleGAN2 generator with skip connections.
 
     Parameters
     ----------
     img_resolution : int
-        Side in pixels, a power of two from 16 to 1024.
+        Height and width in pixels, a power of two from 16 to 1024.
     img_channels : int
-        1 or 3.
+        Number of channels, 1 or 3.
     z_dim, w_dim : int
         Sizes of the latent z and of the style w.
     c_dim : int
@@ -137,21 +44,21 @@ class StyleGAN2(Prior):
     channel_base, channel_max : int
         A block at resolution r has min(channel_base / r, channel_max) feature maps.
     num_mapping_layers : int
-        Layers of the mapping network.
+        Number of layers of the mapping network.
     conv_clamp : float, optional
         Bound on activations, for checkpoints that were trained with one.
     use_noise : bool
         False for checkpoints that were trained without noise inputs.
     widths : sequence of int, optional
-        Feature maps of each block from 4x4 up, for checkpoints that follow no such rule;
-        replaces channel_base and channel_max.
+        Number of feature maps of each block, from 4x4 up. It replaces channel_base and
+        channel_max for checkpoints that do not follow their rule.
 
     Attributes
     ----------
     num_ws : int
-        Styles per image, 2 log2(img_resolution) - 2.
+        Number of styles per image, 2 log2(img_resolution) - 2.
     w_avg : Tensor
-        Mean of w, (w_dim,), or (c_dim, w_dim) where there are classes.
+        Mean of w, (w_dim,), or (c_dim, w_dim) if there are classes.
 
     Raises
     ------
@@ -191,7 +98,7 @@ class StyleGAN2(Prior):
         self.mapping_network = Mapping(z_dim, w_dim, c_dim, num_mapping_layers)
         rule = (channels(2**k, channel_base, channel_max) for k in range(2, log2 + 1))
         self.widths = widths = list(rule if widths is None else widths)
-        self.const = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.const = nn.Parameter(random_weights(1, widths[0], 4, 4))
         self.blocks = nn.ModuleList(
             Block(n_in, n_out, w_dim, 4 * 2**k, img_channels, use_noise)
             for k, (n_in, n_out) in enumerate(zip([0, *widths], widths, strict=False))
@@ -200,7 +107,7 @@ class StyleGAN2(Prior):
 
     @property
     def w_avg(self) -> Tensor:
-        """Mean of w: (w_dim,), or (c_dim, w_dim) where there are classes."""
+        """Mean of w: (w_dim,), or (c_dim, w_dim) if there are classes."""
         return self.mapping_network.w_avg
 
     @property
@@ -211,22 +118,41 @@ class StyleGAN2(Prior):
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that `synthesis` can start from, one per resolution from 4x4 on."""
+        """Number of blocks, one per resolution from 4x4 on; `synthesis` can start from each."""
         return len(self.blocks)
 
     @property
     def num_filters(self) -> int:
-        """Most output filters of a layer: the rows of one style per output filter."""
+        """The largest number of output filters of a layer, for one style per output filter."""
         return max(m.weight.shape[0] for m in self.modules() if isinstance(m, ModulatedConv))
 
     @property
     def content_shape(self) -> tuple[int, int, int]:
         """Shape (channels, 4, 4) of the constant input."""
-        return tuple(self.const.shape[1:])
+        return self.const.shape[1], 4, 4
 
     def noise_maps(self) -> list[Tensor]:
         """Return the constant noise maps, each (1, 1, r, r), in the order of `noise_shapes`."""
         return [m.noise_const for m in self.modules() if isinstance(m, StyledConv)]  # type: ignore[misc]
+
+    def describe(self) -> str:
+        """Return the architecture and the sizes of z and w."""
+        return f"StyleGAN2, z {self.z_dim}, w {self.num_ws} x {self.w_dim}"
+
+    def unfreeze(self) -> Self:
+        """Let gradients reach the weights of the generator; return self."""
+        stored = self._known().stored
+        for module in self.modules():
+            if isinstance(module, ModulatedConv):
+                module.power = None  # computed from weights that may change from now on
+        self.statistics = stored  # the weights themselves are still the same
+        return super().unfreeze()
+
+    def _draw_inputs(
+        self, keys: Sequence[Sequence[int | str]], truncation: float | None
+    ) -> dict[str, Any]:
+        psi = 1.0 if truncation is None else number("truncation", truncation)
+        return {"z": self.draw(keys), "truncation_psi": psi}
 
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:
         """Return latents z (len(keys), z_dim) from N(0, I), one per key."""
@@ -244,13 +170,13 @@ class StyleGAN2(Prior):
         Parameters
         ----------
         z : Tensor
-            (B, z_dim).
+            Latents (B, z_dim).
         c : Tensor, optional
-            Class vectors (B, c_dim), one-hot or soft; required where there are classes.
+            Class vectors (B, c_dim), one-hot or soft; required if the prior has classes.
         truncation_psi : float
-            w <- w_avg + psi (w - w_avg), with the class's own mean.
+            w becomes w_avg + psi (w - w_avg), where w_avg is the mean of the class.
         truncation_cutoff : int, optional
-            Truncate only the first so many layers; None for all.
+            Number of layers, counted from the first, that are truncated; None for all.
 
         Returns
         -------
@@ -285,17 +211,18 @@ class StyleGAN2(Prior):
         Parameters
         ----------
         ws : Tensor
-            (B, num_ws, w_dim), or (B, num_ws, rows, w_dim) with one style per output
+            Styles (B, num_ws, w_dim), or (B, num_ws, rows, w_dim) with one style per output
             filter.
         noise : {"const", "zero", "random"}, sequence or mapping of Tensor
-            Noise maps (B or 1, 1, r, r) in the order 4x4, 8x8 first, 8x8 second, ..., or
-            some of them by their number; the others are the constant ones.
+            A sequence gives all noise maps (B or 1, 1, r, r), in the order 4x4, 8x8 first, 8x8
+            second, and so on. A mapping gives some of them by their number in this order; the
+            others are the constant ones.
         content : Tensor, optional
-            (B or 1, channels, 4, 4) in place of the learned constant.
+            (B or 1, channels, 4, 4), used instead of the learned constant.
         from_block : int
-            Start at this block (0 is 4x4) ...
+            The block to start from (0 is 4x4). Above 0, it needs a ``state``.
         state : tuple of Tensor, optional
-            ... from the (features, rgb) that the block before it produced.
+            The (features, rgb) that the block before ``from_block`` returned.
 
         Returns
         -------
@@ -313,9 +240,9 @@ class StyleGAN2(Prior):
         to_block: int | None = None,
         state: State | None = None,
     ) -> State:
-        """Run blocks ``from_block`` to ``to_block`` (exclusive): the state (features, rgb) there.
+        """Run blocks ``from_block`` to ``to_block`` (exclusive), and return (features, rgb).
 
-        Arguments are those of `synthesis`.
+        The other arguments are those of `synthesis`.
         """
         noises = self._check(ws, noise, content, from_block, state)
         if state is None:
@@ -324,7 +251,7 @@ class StyleGAN2(Prior):
             if x.dtype == torch.float32:  # faster there, slower in float64
                 x = x.contiguous(memory_format=torch.channels_last)
         else:
-            x, rgb = state  # as it is, in memory too: the image is then exactly the same
+            x, rgb = state  # also in its memory order, so that the image is exactly the same
         for k in range(from_block, len(self.blocks) if to_block is None else to_block):
             first = max(2 * k - 1, 0)
             x, rgb = self.blocks[k](

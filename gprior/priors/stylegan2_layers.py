@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from gprior.checks import InputError
+from gprior.priors.initial import random_weights
 
 __all__ = ["Conv", "Dense", "ModulatedConv", "blur", "channels", "fold_", "ready_", "upsample"]
 
@@ -22,15 +23,15 @@ ROOT2 = math.sqrt(2.0)
 
 
 def channels(resolution: int, base: int, most: int) -> int:
-    """Feature maps of the block at a resolution: base / resolution, at most ``most``."""
+    """Return the number of feature maps at a resolution: base / resolution, at most ``most``."""
     return max(min(base // resolution, most), 1)
 
 
 def blur(x: Tensor, pad: int, gain: float = 1.0, stride: int = 1) -> Tensor:
-    """FIR [1, 3, 3, 1] / 8 along both axes after ``pad`` zeros on each side, times ``gain``.
+    """Apply the FIR [1, 3, 3, 1] / 8 along both axes, after ``pad`` zeros on each side.
 
-    One depthwise convolution: ten times faster than sums of shifted slices, with
-    gradient, on a CPU.
+    The result is multiplied by ``gain``. It is computed by one depthwise convolution: on a CPU
+    and with its gradient, this is ten times faster than sums of shifted slices.
     """
     n = x.shape[1]
     row = x.new_tensor([0.125, 0.375, 0.375, 0.125]) * math.sqrt(gain)
@@ -39,9 +40,9 @@ def blur(x: Tensor, pad: int, gain: float = 1.0, stride: int = 1) -> Tensor:
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Twice the size with the FIR [1, 3, 3, 1] / 4.
+    """Double height and width with the FIR [1, 3, 3, 1] / 4.
 
-    Its two phases, (x[i-1] + 3 x[i]) / 4 and (3 x[i] + x[i+1]) / 4, are linear
+    Its two phases, (x[i-1] + 3 x[i]) / 4 and (3 x[i] + x[i+1]) / 4, are those of linear
     interpolation of the zero-padded image.
     """
     wide = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")
@@ -49,10 +50,10 @@ def upsample(x: Tensor) -> Tensor:
 
 
 class Scaled(nn.Module):
-    """A weight of unit variance at initialisation, used as ``weight * gain``.
+    """A layer whose weight has unit variance at initialisation and is used times ``gain``.
 
-    A layer with a leaky ReLU includes its factor sqrt(2) in the gain, since a
-    positive factor passes through it.
+    If the layer has a leaky ReLU, the gain includes its factor sqrt(2), because a positive
+    factor can be applied before a leaky ReLU as well as after it.
     """
 
     weight: nn.Parameter
@@ -69,7 +70,7 @@ class Scaled(nn.Module):
         self.activate = activate
         self.bias_gain = lr * (ROOT2 if activate else 1.0)
         self.gain = self.bias_gain / math.sqrt(math.prod(shape[1:]))
-        self.weight = nn.Parameter(torch.randn(shape) / lr)
+        self.weight = nn.Parameter(random_weights(*shape, divisor=lr))
         self.bias = None if bias is None else nn.Parameter(torch.full((shape[0],), bias / lr))
 
     def scaled(self) -> tuple[Tensor, Tensor | None]:
@@ -85,7 +86,7 @@ class Scaled(nn.Module):
 
     @torch.no_grad()
     def fold_(self) -> None:
-        """Fold the gains into weight and bias: the same map, without the products."""
+        """Multiply weight and bias by their gains, once for all calls."""
         weight, bias = self.scaled()
         self.weight.data = weight.clone()
         if self.bias is not None and bias is not None:
@@ -93,28 +94,28 @@ class Scaled(nn.Module):
         self.ready_()
 
     def ready_(self) -> None:
-        """Take weight and bias as folded ones, in the memory order that is fastest."""
+        """Declare weight and bias as folded, and store them in the fastest memory order."""
         self.gain = self.bias_gain = 1.0
         if self.weight.ndim == 4:
             self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def fold_(net: nn.Module) -> None:
-    """Fold the gains of every layer of a network that was trained."""
+    """Fold the gains of every layer of a network after its training."""
     for module in net.modules():
         if isinstance(module, Scaled):
             module.fold_()
 
 
 def ready_(net: nn.Module) -> None:
-    """Take every layer's weights as folded: what a checkpoint holds."""
+    """Declare the weights of every layer as folded, as they are in a checkpoint."""
     for module in net.modules():
         if isinstance(module, Scaled):
             module.ready_()
 
 
 class Dense(Scaled):
-    """Fully connected layer (..., in) -> (..., out)."""
+    """A fully connected layer (..., in) -> (..., out)."""
 
     def __init__(
         self, n_in: int, n_out: int, lr: float = 1.0, bias: float = 0.0, activate: bool = False
@@ -126,7 +127,7 @@ class Dense(Scaled):
 
 
 class Conv(Scaled):
-    """Convolution (B, I, H, W) -> (B, O, H, W), or half the size with ``down``."""
+    """A convolution (B, I, H, W) -> (B, O, H, W); ``down`` halves height and width."""
 
     def __init__(
         self, n_in: int, n_out: int, size: int, down: bool = False, activate: bool = True
@@ -136,7 +137,7 @@ class Conv(Scaled):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.scaled()
-        if self.pad == 0:  # 1x1: only the pixels that it keeps, as a product of matrices
+        if self.pad == 0:  # 1x1: a product of matrices, on the pixels that stay
             x = blur(x, 1, stride=2) if self.down else x
             y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
             return self.act(y).permute(0, 3, 1, 2)
@@ -146,15 +147,20 @@ class Conv(Scaled):
 
 
 class ModulatedConv(Scaled):
-    """Convolution with weights scaled by a style (Karras et al. 2020, section 2.2).
+    """Convolution with weights that are scaled by a style (Karras et al. 2020, section 2.2).
 
-    With one style per image, scaling the weights' input channels equals scaling
-    the input, and demodulation (their eq. 3) equals scaling the output::
+    With one style per image, scaling the input channels of the weights equals scaling the
+    input, and demodulation (their eq. 3) equals scaling the output::
 
         y = d * conv(s * x, W),   d_o = 1 / sqrt(sum_i s_i^2 sum_k W_oik^2 + eps)
 
-    so that one shared weight serves the whole batch and gradients with respect to
-    styles never pass through weights.
+    So the whole batch shares one weight, and gradients with respect to styles never pass
+    through weights.
+
+    Attributes
+    ----------
+    power : Tensor or None
+        sum_k W_oik^2 of folded weights; None if they may change.
     """
 
     power: Tensor | None
@@ -180,10 +186,10 @@ class ModulatedConv(Scaled):
         self.power = self.weight.double().square().sum((2, 3)).to(self.weight.dtype)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the convolution and the demodulation (B, O, 1, 1) still to be multiplied.
+        """Return the convolution and the demodulation (B, O, 1, 1), which are to be multiplied.
 
-        x is (B, I, H, W); w is (B, w_dim), or (B, rows, w_dim) for one style per
-        output filter, where the demodulation is already applied.
+        x is (B, I, H, W) and w is (B, w_dim). With one style per output filter, w is
+        (B, rows, w_dim); then the demodulation is already applied, and None is returned.
         """
         style = self.affine(w)
         weight, _ = self.scaled()
@@ -207,25 +213,25 @@ class ModulatedConv(Scaled):
         return y, demod[:, :, None, None]
 
 
-def pointwise(x: Tensor, own: Tensor) -> Tensor:
-    """Mix the channels of images x (B, I, H, W) by matrices (B, O, I).
+def pointwise(x: Tensor, matrices: Tensor) -> Tensor:
+    """Mix the channels of images x (B, I, H, W) by matrices (B, O, I), one per image.
 
-    A convolution to one or three channels would copy x to another order in memory; a product
-    of matrices does not, and its gradient has the order of x.
+    A convolution to one or three channels would copy x into another memory order. A product of
+    matrices does not, and its gradient has the memory order of x.
     """
     if x.is_contiguous(memory_format=torch.channels_last):
-        y = (x.permute(0, 2, 3, 1).flatten(1, 2) @ own.mT).mT
+        y = (x.permute(0, 2, 3, 1).flatten(1, 2) @ matrices.mT).mT
     else:
-        y = own @ x.flatten(2)
+        y = matrices @ x.flatten(2)
     return y.reshape(*y.shape[:2], *x.shape[2:])
 
 
 def filterwise(x: Tensor, style: Tensor, weight: Tensor, up: bool, eps: float | None) -> Tensor:
-    """Modulated convolution with one style per output filter (per-sample weights).
+    """Modulated convolution with one style per output filter, and weights for each image.
 
-    Row i of style (B, rows, I) scales output filter i; rows beyond the layer's
-    O filters are dropped (Poirier-Ginter et al. 2022, "Overparameterization
-    improves StyleGAN inversion", section 3). There is no shared-weight form.
+    Row i of style (B, rows, I) scales output filter i; rows beyond the O filters of the layer
+    are dropped (Poirier-Ginter et al. 2022, "Overparameterization improves StyleGAN
+    inversion", section 3). Here the images of a batch cannot share one weight.
     """
     B, n_out, size = x.shape[0], weight.shape[0], weight.shape[-1]
     if style.shape[1] < n_out:
@@ -233,13 +239,13 @@ def filterwise(x: Tensor, style: Tensor, weight: Tensor, up: bool, eps: float | 
             f"ws has {style.shape[1]} rows per layer, but a layer has {n_out} filters; "
             f"give at least {n_out} rows"
         )
-    own = weight * style[:, :n_out, :, None, None]  # (B, O, I, k, k)
+    weights = weight * style[:, :n_out, :, None, None]  # (B, O, I, k, k)
     if eps is not None:
-        own = own * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + eps)
+        weights = weights * torch.rsqrt(weights.square().sum((2, 3, 4), keepdim=True) + eps)
     grouped = x.reshape(1, -1, *x.shape[2:])
     if up:
-        kernel = own.transpose(1, 2).reshape(-1, n_out, size, size)  # (B I, O, k, k)
+        kernel = weights.transpose(1, 2).reshape(-1, n_out, size, size)  # (B I, O, k, k)
         y = F.conv_transpose2d(grouped, kernel, stride=2, groups=B)
         return blur(y.reshape(B, n_out, *y.shape[2:]), 1, 4.0)
-    y = F.conv2d(grouped, own.flatten(0, 1), padding=size // 2, groups=B)
+    y = F.conv2d(grouped, weights.flatten(0, 1), padding=size // 2, groups=B)
     return y.reshape(B, n_out, *y.shape[2:])

@@ -1,16 +1,25 @@
-"""What is to be solved: all data of every row, and A seen row by row."""
+"""What is to be solved: all data of every row, A seen row by row, and when a row stops."""
 
 from __future__ import annotations
 
+from gprior.problem.build import BACKGROUND, build_problem, pseudo_inverse
 from gprior.problem.forward import Forward, Leaves, as_leaves
-from gprior.problem.problem import PerceptualTerm, Problem, entries as entries, informative, split
+from gprior.problem.problem import PerceptualTerm, Problem
+from gprior.problem.stopping import AllSteps, Discrepancy, HoldOut, Rule, hold_out, informative
 
 __all__ = [
+    "BACKGROUND",
+    "AllSteps",
+    "Discrepancy",
     "Forward",
+    "HoldOut",
     "Leaves",
     "PerceptualTerm",
     "Problem",
+    "Rule",
     "as_leaves",
+    "build_problem",
+    "hold_out",
     "informative",
-    "split",
+    "pseudo_inverse",
 ]

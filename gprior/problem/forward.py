@@ -1,14 +1,13 @@
-"""The door of `solve`: any kind of A and y, checked once and seen in one form.
+"""Any kind of operator A and of measurement y, checked once and brought to one form.
 
-A measurement is a list of leaves, each (B, ...): one tensor for most operators,
-several for stacked ones. An operator is seen as a function of images and of the
-numbers of the images that they belong to, so that an operator with one parameter per
-image keeps meeting its own images whatever the restarts, populations or batches.
+A measurement is a list of tensors (B, ...): one tensor for most operators, several for stacked
+ones. An operator becomes a function of images and of their numbers in the batch. So an operator
+with one parameter per image applies to each image the parameter of this image, whatever the
+restarts, populations or batches.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator, lsqr
 from torch import Tensor, nn
 
 from gprior.checks import InputError, InputTypeError
+from gprior.priors import detached, placed_as, tensors_of, view_of
 from gprior.randomness import normal
 
 __all__ = ["Forward", "Leaves", "as_leaves"]
@@ -69,14 +69,14 @@ class Forward:
     images : int
         Number of images in the batch of measurements.
     per_image : sequence of str, optional
-        Names of the operator's buffers that hold one entry per image, where this
-        cannot be found out by trying.
+        Names of the operator's buffers that hold one entry per image, where trying does not
+        show it.
 
     Raises
     ------
-    ValueError
+    InputError
         If A cannot act on such images.
-    TypeError
+    InputTypeError
         If A is none of the above.
     """
 
@@ -91,16 +91,16 @@ class Forward:
         self.A, self.image_shape, self.like = A, image_shape, like
         self.per_image: dict[str, Tensor] = {}
         self.physics = A if isinstance(A, nn.Module) and hasattr(A, "noise_model") else None
-        if self.physics is not None:
-            self._call = self._of_physics(self.physics)
-            self.per_image = self._find_per_image(self.physics, images, per_image)
-        elif isinstance(A, LinearOperator) or sparse.issparse(A):
+        self._call: Callable[[Tensor], Any]
+        if isinstance(A, LinearOperator) or sparse.issparse(A):
             self._call = _through_numpy(aslinearoperator(A), image_shape)
         elif isinstance(A, (Tensor, np.ndarray)):
-            matrix = _checked_matrix(as_leaves(A)[0], image_shape).to(like)
+            matrix = detached(_checked_matrix(as_leaves(A)[0], image_shape)).to(like)
             self._call = lambda x: x.flatten(1) @ matrix.t()
         elif callable(A):
-            self._call = A
+            self._check_size()
+            self._call = self._placed(A, images)
+            self.per_image = self._find_per_image(images, per_image)
         else:
             raise InputTypeError(
                 "A must be a deepinv physics, a callable, a matrix (tensor, array, scipy.sparse) "
@@ -110,8 +110,8 @@ class Forward:
     def __call__(self, x: Tensor, rows: Tensor) -> Leaves:
         """Return the noiseless measurements of images x (R, C, H, W) of the given numbers (R,)."""
         if self.per_image:
-            own = {f"physics.{name}": b[rows.to(b.device)] for name, b in self.per_image.items()}
-            return as_leaves(torch.func.functional_call(self._module, own, (x,)))
+            buffers = {f"module.{k}": b[rows.to(b.device)] for k, b in self.per_image.items()}
+            return as_leaves(torch.func.functional_call(self._call, buffers, (x,)))  # type: ignore[arg-type]
         return as_leaves(self._call(x))
 
     @property
@@ -130,22 +130,21 @@ class Forward:
         model = getattr(self.physics, "noise_model", None)
         if model is None or type(model).__name__ != "GaussianNoise":
             return None
-        return torch.as_tensor(model.sigma, dtype=torch.float64).flatten()
+        return torch.as_tensor(model.sigma, dtype=torch.float64, device="cpu").flatten()
 
     @torch.no_grad()
     def pseudo_inverse(self, y: Any) -> Tensor | None:
         """Return A^+ y as images (B, C, H, W), or None where A has no pseudo-inverse.
 
-        Of a matrix of any kind by LSQR: the least-squares solution of least norm.
+        For a matrix of any kind, LSQR computes the least-squares solution of least norm.
         """
         shape = (-1, *self.image_shape)
         if self.physics is not None:
             if not hasattr(self.physics, "A_dagger"):
                 return None
-            # deepinv's A_dagger writes its settings into the operator: here into a shallow copy.
-            physics: Any = copy.copy(self.physics)
-            found: Tensor = physics.A_dagger(y)
-            return found.reshape(shape)
+            # deepinv's A_dagger writes its settings into the operator: here into our copy of it.
+            x: Tensor = self._call.module.A_dagger(y)  # type: ignore[attr-defined]
+            return x.reshape(shape)
         A = self.A
         if isinstance(A, (Tensor, np.ndarray)):
             A = as_leaves(A)[0].detach().cpu().double().numpy()
@@ -153,23 +152,50 @@ class Forward:
             return None
         rows = as_leaves(y)[0].double().cpu().flatten(1).numpy()
         solved = [lsqr(A, row, atol=SMALL, btol=SMALL)[0] for row in rows]
-        return torch.as_tensor(np.stack(solved)).to(self.like).reshape(shape)
+        return torch.from_numpy(np.stack(solved)).to(self.like).reshape(shape)
 
-    def _of_physics(self, physics: nn.Module) -> Callable[[Tensor], Any]:
-        size = getattr(physics, "img_size", None)
+    def _check_size(self) -> None:
+        size = getattr(self.physics, "img_size", None)
         if size is not None and len(size) == 3 and tuple(size) != self.image_shape:
             raise InputError(
                 f"A acts on images of shape {tuple(size)}, but the prior makes {self.image_shape}; "
                 f"build A for {self.image_shape} or use prior.adapt({tuple(size)})"
             )
-        self._module = _Linear(physics)
-        return physics.A  # type: ignore[return-value]
 
-    def _find_per_image(
-        self, physics: nn.Module, images: int, named: Sequence[str] | None
-    ) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _placed(self, A: Callable[[Tensor], Any], images: int) -> Callable[[Tensor], Any]:
+        """Return a form of A that runs on the prior's images and leaves the user's A unchanged.
+
+        A module runs as a view of itself in eval mode. Where that fails, the view gets copies of
+        the module's tensors in the dtype and on the device of the prior.
+        """
+        function = _on_module(A)
+        if not isinstance(function, _OnModule):
+            return function
+        x = self.like.new_full((images, *self.image_shape), 0.5)
+        try:
+            if all(leaf.device == x.device for leaf in as_leaves(function(x))):
+                return function
+            reason = f"its measurements are not on {x.device}"
+        except Exception as error:  # A is the user's and may raise anything
+            reason = str(error)
+        try:
+            moved = _OnModule(view_of(function.module, placed_as(self.like)), function.method)
+            moved(x)
+        except Exception as error:
+            places = {_place(t) for t in tensors_of(function.module) if _differs(t, self.like)}
+            if not places or str(error) == reason:
+                return function  # the place is not to blame: trying the batch shows A's error
+            raise InputError(
+                f"A is of {' and '.join(sorted(places))}, the prior of {_place(self.like)}, and A "
+                f"does not run on the prior's images: {reason}; build A in the dtype and on the "
+                "device of the prior, or call A.to(prior.like)"
+            ) from error
+        return moved
+
+    def _find_per_image(self, images: int, named: Sequence[str] | None) -> dict[str, Tensor]:
         """Find, by trying, which buffers hold one entry per image."""
-        buffers = dict(physics.named_buffers())
+        buffers = dict(self._call.module.named_buffers()) if self.physics is not None else {}  # type: ignore[attr-defined]
         if named is not None:
             unknown = sorted(set(named) - set(buffers))
             if unknown:
@@ -192,6 +218,12 @@ class Forward:
                 if self._separates(chosen, images):
                     return chosen
         shapes = {name: tuple(b.shape) for name, b in buffers.items()}
+        if self.physics is None:
+            raise InputError(
+                f"A does not act on {images} images one by one: what it measures of an image "
+                "depends on the others or on chance. Switch that off, such as batch statistics or "
+                "dropout"
+            )
         raise InputError(
             f"A does not act on {images} images one by one. If it holds parameters per image, "
             f"give one for each of the {images} images in y and name their buffers with "
@@ -200,9 +232,9 @@ class Forward:
 
     @torch.no_grad()
     def _separates(self, chosen: dict[str, Tensor], images: int) -> bool:
-        """Whether A of the batch is A of each image, taking these buffers row by row."""
+        """Return whether A of the batch equals A of each image with its rows of these buffers."""
         keys = [(0, "per-image", i) for i in range(min(images, 3))]
-        rows = torch.arange(len(keys))
+        rows = torch.arange(len(keys), device="cpu")
         x = normal(keys, self.image_shape, self.like).repeat(-(-images // len(keys)), 1, 1, 1)
         self.per_image = chosen
         try:
@@ -214,7 +246,7 @@ class Forward:
                         return False
                     if not torch.allclose(a[i], b[0], rtol=1e-3, atol=1e-4):
                         return False
-        except (RuntimeError, ValueError, IndexError, TypeError):
+        except Exception:  # deepinv raises errors of many kinds for kernels that do not fit
             if images > 1 and not chosen:
                 return self._fails_alone(x[:1])
             return False
@@ -226,22 +258,41 @@ class Forward:
         """Re-raise A's own error if one image fails in the same way as the batch."""
         try:
             self._call(x)
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            has_rows = any(b.ndim and b.shape[0] > 1 for b in self.physics.buffers())  # type: ignore[union-attr]
-            if not has_rows:
+        except Exception:
+            buffers = () if self.physics is None else self.physics.buffers()
+            if not any(b.ndim and b.shape[0] > 1 for b in buffers):
                 raise
         return False
 
 
-class _Linear(nn.Module):
-    """A physics without its noise, as a module whose buffers can be replaced for one call."""
+class _OnModule(nn.Module):
+    """A method of a module, wrapped so that its buffers can be replaced for one call."""
 
-    def __init__(self, physics: nn.Module) -> None:
+    def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
-        self.physics = physics
+        self.module, self.method = module, method
 
     def forward(self, x: Tensor) -> Any:
-        return self.physics.A(x)  # type: ignore[operator]
+        return self.method(self.module, x)
+
+
+def _on_module(A: Any) -> Callable[[Tensor], Any]:
+    """Return a module, or a method of a module, as a function of a view of it; else A."""
+    if isinstance(A, nn.Module):
+        noiseless = hasattr(A, "noise_model")
+        method = (lambda module, x: module.A(x)) if noiseless else (lambda module, x: module(x))
+        return _OnModule(view_of(A), method)
+    owner = getattr(A, "__self__", None)
+    return _OnModule(view_of(owner), A.__func__) if isinstance(owner, nn.Module) else A
+
+
+def _differs(tensor: Tensor, like: Tensor) -> bool:
+    floating = tensor.is_floating_point() or tensor.is_complex()
+    return tensor.device != like.device or (floating and tensor.real.dtype != like.dtype)
+
+
+def _place(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
 
 
 def _checked_matrix(matrix: Tensor, image_shape: tuple[int, int, int]) -> Tensor:

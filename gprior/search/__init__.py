@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from gprior.search.bounds import Bound, Box, L1Ball, Simplex, Sphere
 from gprior.search.evolution import CSA, CMAPackage, Fixed, Sampler, population_size
-from gprior.search.lbfgs import minimise_by_lbfgs
-from gprior.search.loop import Adam, Optimizer, Outcome, Watch, minimise, rate as rate
-from gprior.search.objective import GRAY_LEVEL, Objective, total as total
-from gprior.search.population import Flock, Trial, evolve, redraw
-from gprior.search.space import (
+from gprior.search.latent_spaces import (
     AfterBlock,
     Auxiliary,
-    Bound,
-    Box,
     Content,
     Filters,
-    Held,
-    L1Ball,
-    Moment,
+    FixedStyles,
     Noise,
-    Simplex,
-    Space,
-    Sphere,
-    Variables,
     W,
     WPlus,
     Z,
     ZClass,
     ZEmbedding,
     ZPlus,
-    inputs_of,
-    take as take,
 )
+from gprior.search.lbfgs import minimise_by_lbfgs
+from gprior.search.loop import Outcome, Watch, judgements, minimise
+from gprior.search.objective import (
+    GRAY_LEVEL,
+    PERCEPTUAL as PERCEPTUAL,
+    Iterate,
+    Objective,
+    Term,
+    fidelity,
+    perceptual,
+    total as total,
+)
+from gprior.search.optimizer import Adam, Optimizer, rate as rate
+from gprior.search.population import Insert, PopulationSearch, Trial, evolve, sample_members
+from gprior.search.record import NON_FINITE, Record
+from gprior.search.rows import Variables, join as join, take as take
+from gprior.search.space import Space, Step, inputs_of
 from gprior.search.start import (
+    LATENTS,
     Init,
     candidates,
     check_init,
@@ -43,6 +48,8 @@ from gprior.search.start import (
 __all__ = [
     "CSA",
     "GRAY_LEVEL",
+    "LATENTS",
+    "NON_FINITE",
     "Adam",
     "AfterBlock",
     "Auxiliary",
@@ -52,19 +59,23 @@ __all__ = [
     "Content",
     "Filters",
     "Fixed",
-    "Flock",
-    "Held",
+    "FixedStyles",
     "Init",
+    "Insert",
+    "Iterate",
     "L1Ball",
-    "Moment",
     "Noise",
     "Objective",
     "Optimizer",
     "Outcome",
+    "PopulationSearch",
+    "Record",
     "Sampler",
     "Simplex",
     "Space",
     "Sphere",
+    "Step",
+    "Term",
     "Trial",
     "Variables",
     "W",
@@ -77,11 +88,14 @@ __all__ = [
     "candidates",
     "check_init",
     "evolve",
+    "fidelity",
     "inputs_of",
+    "judgements",
     "latents_of",
     "minimise",
     "minimise_by_lbfgs",
+    "perceptual",
     "population_size",
-    "redraw",
+    "sample_members",
     "starting_point",
 ]

@@ -1,22 +1,24 @@
 """L-BFGS with a strong-Wolfe line search, one row after the other.
 
-A line search decides from values of the loss how far to go: shared between rows it would
-couple images. So each row runs torch's optimizer for itself, and every evaluation that its
-line search asks for counts as a step.
+A line search decides from values of the loss how far to go. If rows shared it, it would couple
+images. So torch's optimizer runs for each row alone, and every evaluation that its line search
+asks for counts as a step.
 """
 
 from __future__ import annotations
 
 import contextlib
-import warnings
 
 import torch
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.problem import Problem
-from gprior.search.loop import Outcome, Watch, descend, evaluate, finite, moment
+from gprior.search.loop import Outcome, Watch, begin, descend, evaluate, reasons, step_of
 from gprior.search.objective import Objective
-from gprior.search.space import Space, Variables, take
+from gprior.search.record import Record
+from gprior.search.rows import Variables, copy, take
+from gprior.search.space import Space
 
 __all__ = ["minimise_by_lbfgs"]
 
@@ -33,28 +35,39 @@ def minimise_by_lbfgs(
     steps: int,
     watch: Watch,
 ) -> Outcome:
-    """Minimise the objective over a space without constraints, each row for itself.
+    """Minimise the objective over a space without bounds, each row for itself.
 
-    Arguments and result are those of `gprior.search.minimise`; ``steps`` bounds the
-    evaluations of a row, and a row may also stop as ``"converged"``.
+    Parameters
+    ----------
+    problem, space, objective, start, watch
+        As for `minimise`.
+    steps : int
+        Most evaluations of a row; it may also stop as ``"converged"``.
+
+    Returns
+    -------
+    Outcome
+        As from `minimise`.
+
+    Raises
+    ------
+    InputError
+        If the space is bounded, or draws random numbers: a line search can do with neither.
     """
-    rows = torch.arange(len(problem), device=problem.image.device)
-    parts = [
-        _row(problem.take(row), space, objective, take(start, row), steps, watch, row)
-        for row in rows.split(1)  # type: ignore[no-untyped-call]
-    ]
-    lost = sum(part.reason == ["non-finite"] for part in parts)
-    if lost:
-        warnings.warn(
-            f"{lost} of {len(rows)} rows met a non-finite value and returned their last good "
-            "iterate; use optimizer='adam' for them",
-            RuntimeWarning,
-            stacklevel=2,
+    if space.bounded or space.draws(0.0):
+        raise InputError(
+            "L-BFGS needs a space without bounds and without random draws; take optimizer='adam'"
         )
-    return Outcome.join(parts)
+    rows = torch.arange(len(problem), device=problem.image.device)
+    return Outcome.join(
+        [
+            _minimise_row(problem.take(row), space, objective, take(start, row), steps, watch, row)
+            for row in rows[:, None]
+        ]
+    )
 
 
-def _row(
+def _minimise_row(
     problem: Problem,
     space: Space,
     objective: Objective,
@@ -63,32 +76,28 @@ def _row(
     watch: Watch,
     row: Tensor,
 ) -> Outcome:
-    start = space.enter(problem.prior, start)
-    variables = space.initial(problem.prior, start, moment(problem, 0, 0.0))
-    variables = {k: v.detach().clone().requires_grad_() for k, v in variables.items()}
-    best = {k: v.detach().clone() for k, v in variables.items()}
-    history = torch.full((1, steps), torch.nan, dtype=problem.prior.like.dtype)
-    done, record, reason = 0, float("inf"), "converged"
+    start, variables = begin(problem, space, start)
+    variables = {k: v.requires_grad_() for k, v in copy(variables).items()}
+    record = Record(1, steps, problem.prior.like)
+    record.best = copy(variables)
+    record.spend(space.entry)
+    done = 0
 
     def closure() -> Tensor:
-        nonlocal best, done, record, reason
+        nonlocal done
         if done == steps:
-            reason = "steps"
             raise StopRow
-        at = moment(problem, done, done / steps)
-        image, predicted, loss, grads = descend(problem, space, objective, variables, start, at)
-        criterion = problem.criterion(predicted, loss)
-        history[0, done] = loss.cpu()
-        sound = bool(loss.isfinite() & finite(grads))
-        if bool(loss.isfinite()) and float(criterion) < record:
-            record = float(criterion)
-            best = {k: v.detach().clone() for k, v in variables.items()}
-        watch.tick(1)
-        if watch.look is not None:
-            watch.look(done, row, loss, image)
+        step = step_of(problem, done, done / steps)
+        iterate, loss, grads = descend(problem, space, objective, variables, start, step)
+        criterion = problem.criterion(iterate.predicted, loss)
+        record.spend(1)
+        record.write(done, loss)
+        record.keep(variables, criterion, loss)
+        watch.progress(1)
+        go_on = watch.after(done, row, loss, iterate.image)
         done += 1
-        if not sound or bool(problem.finished(criterion)):
-            reason = "discrepancy" if sound else "non-finite"
+        record.stop(reasons(problem, criterion, loss, grads, go_on))
+        if not len(record.running):
             raise StopRow
         for name, x in variables.items():
             x.grad = grads[name].contiguous()
@@ -105,6 +114,6 @@ def _row(
     )
     with contextlib.suppress(StopRow):
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    reason = "steps" if done == steps and reason == "converged" else reason
-    spent = torch.full((1,), done + space.entry, dtype=torch.float64)
-    return evaluate(problem, space, objective, best, start, history, [reason], spent)
+    if len(record.running) and done < steps:
+        record.stop(["converged"])
+    return evaluate(problem, space, objective, record, start, steps)

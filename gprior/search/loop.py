@@ -1,124 +1,70 @@
 """The one gradient loop of the package.
 
-Every row has its own Adam moments and step count, its own best iterate and its own
-reason to stop; rows that are done leave, and their neighbours go on unchanged.
+Every row has its own moments and step count, its own best iterate and its own reason to stop. Rows
+that are done leave, and their neighbours go on unchanged.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from gprior.problem import Leaves, Problem
+from gprior.problem import Problem
 from gprior.randomness import normal
-from gprior.search.objective import Objective, Terms, total
-from gprior.search.space import Moment, Space, Variables, detach, inputs_of, take
+from gprior.search.objective import Iterate, Objective, total
+from gprior.search.optimizer import Optimizer
+from gprior.search.record import NON_FINITE, Record
+from gprior.search.rows import Variables, copy, detach, join, take
+from gprior.search.space import Space, Step, inputs_of
 
-__all__ = ["Adam", "Optimizer", "Outcome", "Watch", "minimise"]
+__all__ = ["Outcome", "Watch", "judgements", "minimise"]
 
-
-class Optimizer(Protocol):
-    """A rule that moves variables down their gradients, row by row."""
-
-    def step(
-        self, variables: Variables, grads: Variables, state: dict[str, Variables], t: float
-    ) -> Variables:
-        """Return the next variables and update ``state``, at the fraction t of the run."""
-
-    def fresh(self, variables: Variables) -> dict[str, Variables]:
-        """Return the state before the first step, every entry (R, ...)."""
+JUDGE = 10  # steps between two judgements of the returned code, where a space draws
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1), one step count per row.
-
-    Attributes
-    ----------
-    lr : float or mapping
-        Step size, or one per variable (by its name up to the first dot).
-    betas : (float, float)
-        Decay of the two moments.
-    schedule : callable
-        Fraction of the run in [0, 1) -> factor of the step size.
-    """
-
-    lr: float | Mapping[str, float]
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Callable[[float], float] = lambda t: 1.0
-    eps: float = 1e-8
-
-    def step(
-        self, variables: Variables, grads: Variables, state: dict[str, Variables], t: float
-    ) -> Variables:
-        """Return the next variables and update the moments in ``state``, row by row."""
-        b1, b2 = self.betas
-        state["count"]["n"] += 1
-        moved = {}
-        for name, x in variables.items():
-            n = state["count"]["n"].view(-1, *[1] * (x.ndim - 1))
-            m, v, g = state["m"][name], state["v"][name], grads[name]
-            m.mul_(b1).add_(g, alpha=1 - b1)
-            v.mul_(b2).addcmul_(g, g, value=1 - b2)
-            ahead = (m / (1 - b1**n)) / ((v / (1 - b2**n)).sqrt() + self.eps)
-            moved[name] = x.detach() - rate(self.lr, name) * self.schedule(t) * ahead
-        return moved
-
-    def fresh(self, variables: Variables) -> dict[str, Variables]:
-        """Return zero moments and counts for these rows."""
-        first = next(iter(variables.values()))
-        return {
-            "m": {k: torch.zeros_like(v) for k, v in variables.items()},
-            "v": {k: torch.zeros_like(v) for k, v in variables.items()},
-            "count": {"n": torch.zeros(len(first), dtype=first.dtype, device=first.device)},
-        }
-
-
-def rate(lr: float | Mapping[str, float], name: str) -> float:
-    """Return the step size of a variable."""
-    return lr if isinstance(lr, (int, float)) else lr[name.split(".")[0]]
-
-
-@dataclass
 class Watch:
-    """Who looks on: called after each step with the rows still running.
+    """Who follows a search.
 
     Attributes
     ----------
-    tick : callable
-        Number of row-steps done -> ignored; for progress bars.
-    look : callable
-        (step, row numbers, loss, image) -> ignored; for the user's callback.
+    progress : callable
+        Called with the number of row-steps that were just done; for progress bars.
+    callback : callable, optional
+        Called after each step as ``callback(step, rows, loss, image)``, with the rows that still
+        run. If it returns False, these rows stop.
     """
 
-    tick: Callable[[float], object] = lambda n: None
-    look: Callable[[int, Tensor, Tensor, Tensor], object] | None = None
+    progress: Callable[[float], object] = lambda n: None
+    callback: Callable[[int, Tensor, Tensor, Tensor], object] | None = None
+
+    def after(self, step: int, rows: Tensor, loss: Tensor, image: Tensor) -> bool:
+        """Report a step; return whether the rows go on."""
+        return self.callback is None or self.callback(step, rows, loss, image) is not False
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Outcome:
-    """Where the loop ended, row by row.
+    """Where a search ended, row by row.
 
     Attributes
     ----------
     code : dict
-        The code of the best iterate of each row, by the names of `inputs_of`.
+        The best code of each row, by the names of `inputs_of`.
     image : Tensor
         Its image (R, C, H, W).
     terms : dict
         Its weighted terms, each (R,); their sum is `loss`.
     loss, criterion : Tensor
-        (R,), evaluated at the returned iterate.
+        (R,), of the returned code.
     history : Tensor
         Loss at every step (R, steps); NaN after a row has stopped.
     reason : list of str
-        Why each row stopped: ``"steps"``, ``"discrepancy"``, ``"non-finite"``, or for
-        L-BFGS ``"converged"``.
+        Why each row stopped: ``"steps"``, ``"discrepancy"``, ``"callback"``, ``"non-finite"``, or
+        for L-BFGS ``"converged"``.
     evaluations : Tensor
         Forward and backward passes per row (R,); a forward alone counts 1/3.
     start : dict
@@ -129,7 +75,7 @@ class Outcome:
 
     code: Variables
     image: Tensor
-    terms: Terms
+    terms: dict[str, Tensor]
     loss: Tensor
     criterion: Tensor
     history: Tensor
@@ -138,35 +84,18 @@ class Outcome:
     start: Variables
     diagnostics: Variables
 
-    @property
-    def done(self) -> Tensor:
-        """Rows that stopped before their steps were over, (R,) bool."""
-        return torch.tensor([r != "steps" for r in self.reason], device=self.loss.device)
+    def rows(self) -> dict[str, object]:
+        """Return the fields, as rows that `gprior.search.rows` can take and join."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def take(self, rows: Tensor) -> Outcome:
         """Return some of the rows."""
-
-        def pick(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {k: pick(v) for k, v in value.items()}
-            if isinstance(value, list):
-                return [value[i] for i in rows.tolist()]
-            return value[rows.to(value.device)]
-
-        return Outcome(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
+        return Outcome(**take(self.rows(), rows))  # type: ignore[arg-type]
 
     @classmethod
     def join(cls, parts: Sequence[Outcome]) -> Outcome:
-        """Concatenate rows."""
-
-        def cat(values: list[Any]) -> Any:
-            if isinstance(values[0], dict):
-                return {k: cat([v[k] for v in values]) for k in values[0]}
-            if isinstance(values[0], list):
-                return [item for value in values for item in value]
-            return torch.cat(values)
-
-        return cls(**{f.name: cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
+        """Return the rows of all parts, one part after the other."""
+        return cls(**join([part.rows() for part in parts]))  # type: ignore[arg-type]
 
 
 def minimise(
@@ -180,6 +109,9 @@ def minimise(
     earlier: Outcome | None = None,
 ) -> Outcome:
     """Minimise the objective over the space, each row for itself.
+
+    Where the space draws random numbers, the image of a step is not that of the code which would
+    be returned. There, the returned code is judged for itself, every tenth step and at the end.
 
     Parameters
     ----------
@@ -204,84 +136,89 @@ def minimise(
     Returns
     -------
     Outcome
-        All values are those of the returned iterate, evaluated once more.
+        All values are those of the returned code, evaluated once more.
     """
-    R, watch = len(problem), watch or Watch()
+    watch = watch or Watch()
     before = 0 if earlier is None else earlier.history.shape[1]
-    start = space.enter(problem.prior, start)
-    variables = space.initial(problem.prior, start, moment(problem, before, 0.0))
-    start = {**start, **{f"first.{k}": v.detach().clone() for k, v in variables.items()}}
+    start, variables = begin(problem, space, start, before)
     variables = space.project(variables, start, 0.0)
-    best = {k: v.detach().clone() for k, v in variables.items()}
-    first = next(iter(variables.values()))
-    record = torch.full((R,), torch.inf, dtype=first.dtype, device=first.device)
-    history = torch.full((R, steps), torch.nan, dtype=first.dtype)
-    reason = ["steps"] * R if earlier is None else list(earlier.reason)
-    spent = torch.full((R,), space.entry, dtype=torch.float64)
-    rows, own, begin = torch.arange(R, device=first.device), problem, start
-    state = optimizer.fresh(variables)
-
-    def leave(leaving: Tensor) -> bool:
-        """Let some of the running rows go; return whether any are left."""
-        nonlocal rows, own, begin, variables, state
-        if bool(leaving.any()):
-            stay = (~leaving).nonzero()[:, 0]
-            rows, own, begin = rows[stay], own.take(stay), take(begin, stay)
-            variables = take(variables, stay)
-            state = {k: take(v, stay) for k, v in state.items()}
-        return len(rows) > 0
-
-    running = earlier is None or leave(earlier.done)
+    record = Record(len(problem), steps, problem.prior.like)
+    record.best = copy(variables)
+    record.spend(space.entry)
+    rows = Rows(problem, start, variables, optimizer.fresh(variables))
+    if earlier is not None:
+        rows = rows.take(record.stop([None if r == "steps" else r for r in earlier.reason]))
     for i in range(steps):
-        if not running:
+        if not len(record.running):
             break
-        at = moment(own, before + i, i / steps)
-        variables = detach(variables, grad=True)
-        image, predicted, loss, grads = descend(own, space, objective, variables, begin, at)
-        criterion = own.criterion(predicted, loss)
-        spent[rows.cpu()] += 1
-        history[rows.cpu(), i] = loss.cpu()
-
-        better = (criterion < record[rows]) & loss.isfinite()
-        record[rows[better]] = criterion[better]
-        for name, x in variables.items():
-            best[name][rows[better]] = x.detach()[better]
-
-        watch.tick(len(rows))
-        if watch.look is not None:
-            watch.look(before + i, rows, loss, image)
-        broken = ~(loss.isfinite() & finite(grads))
-        done = own.finished(criterion) & ~broken
-        for row in rows[done].tolist():
-            reason[row] = "discrepancy"
-        for row in rows[broken].tolist():
-            reason[row] = "non-finite"
+        step = step_of(rows.problem, before + i, i / steps)
+        iterate, loss, grads = descend(
+            rows.problem, space, objective, detach(rows.variables, grad=True), rows.start, step
+        )
+        record.spend(1)
+        record.write(i, loss)
+        criterion = judge(space, objective, rows, iterate, loss, record, i, steps)
+        watch.progress(len(loss))
+        go_on = watch.after(before + i, record.running, loss, iterate.image)
+        done = reasons(rows.problem, criterion, loss, grads, go_on)
         if i == steps - 1:
+            record.stop(done)
             break
         t = (i + 1) / steps
-        variables = space.project(optimizer.step(variables, grads, state, t), begin, t)
-        running = leave(done | broken)
-    lost = reason.count("non-finite") - (earlier.reason.count("non-finite") if earlier else 0)
-    if lost:
-        warnings.warn(
-            f"{lost} of {R} rows met a non-finite value and returned their last good iterate; "
-            "a smaller lr usually prevents it",
-            RuntimeWarning,
-            stacklevel=2,
+        variables, state = optimizer.step(rows.variables, grads, rows.state, t)
+        variables = space.project(variables, rows.start, t)
+        rows = replace(rows, variables=variables, state=state)
+        if any(done):
+            rows = rows.take(record.stop(done))
+    outcome = evaluate(problem, space, objective, record, start, before + steps)
+    if earlier is None:
+        return outcome
+    return replace(
+        outcome,
+        history=torch.cat([earlier.history, outcome.history], 1),
+        evaluations=outcome.evaluations + earlier.evaluations,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The running rows of a gradient loop."""
+
+    problem: Problem
+    start: Variables
+    variables: Variables
+    state: dict[str, Variables]
+
+    def take(self, places: Tensor) -> Rows:
+        """Return some of the rows."""
+        if len(places) == len(self.problem):
+            return self
+        state = take(self.state, places)
+        return Rows(
+            self.problem.take(places), take(self.start, places), take(self.variables, places), state
         )
-    if earlier is not None:
-        history = torch.cat([earlier.history, history], 1)
-        spent = spent + earlier.evaluations
-    return evaluate(problem, space, objective, best, start, history, reason, spent)
 
 
-def moment(problem: Problem, step: int, t: float) -> Moment:
+def begin(
+    problem: Problem, space: Space, start: Variables, before: int = 0
+) -> tuple[Variables, Variables]:
+    """Return the starting point as the space enters it, and the variables there."""
+    start = space.enter(problem.prior, start)
+    variables = space.initial(problem.prior, start, step_of(problem, before, 0.0))
+    first = {f"first.{name}": v for name, v in copy(variables).items()}
+    return {**start, **first}, variables
+
+
+def step_of(problem: Problem, number: int, t: float) -> Step:
     """Return a step of the search, with draws from the keys of these rows."""
 
     def draw(name: str, shape: Sequence[int]) -> Tensor:
-        return normal(problem.draw_keys(name, step), shape, problem.prior.like)
+        return normal(problem.draw_keys(name, number), shape, problem.prior.like)
 
-    return Moment(t, draw)
+    def fixed(name: str, shape: Sequence[int]) -> Tensor:
+        return normal(problem.draw_keys(name), shape, problem.prior.like)
+
+    return Step(t, draw, fixed)
 
 
 def descend(
@@ -290,20 +227,86 @@ def descend(
     objective: Objective,
     variables: Variables,
     start: Variables,
-    at: Moment,
-) -> tuple[Tensor, Leaves, Tensor, Variables]:
-    """Return image, measurements, loss (R,) and gradients at variables that ask for them."""
+    step: Step,
+) -> tuple[Iterate, Tensor, Variables]:
+    """Return the iterate, its loss (R,) and the gradients, at variables that ask for them."""
     with torch.enable_grad():
-        inputs = space.decode(variables, start, at)
+        inputs = space.decode(variables, start, step)
         image = problem.prior(**inputs)
-        seen = image
-        if sigma := objective.clip_noise:
-            seen = (image + sigma * at.draw("clip-noise", image.shape[1:])).clamp(0, 1)
-        predicted = problem.measure(seen)
-        loss = total(objective(problem, variables, start, inputs, predicted))
-        slopes = torch.autograd.grad(loss.sum(), list(variables.values()))
-    grads = dict(zip(variables, slopes, strict=True))
-    return image.detach(), [p.detach() for p in predicted], loss.detach(), grads
+        predicted = problem.measure(image)
+        iterate = Iterate(problem, image, predicted, variables, start, inputs, step)
+        loss = total(objective(iterate))
+        # A generator that starts at a later block may not need its latent: the gradient is 0.
+        slopes = torch.autograd.grad(loss.sum(), list(variables.values()), materialize_grads=True)
+    seen = replace(iterate, image=image.detach(), predicted=[p.detach() for p in predicted])
+    return seen, loss.detach(), dict(zip(variables, slopes, strict=True))
+
+
+def judgements(steps: int, until: float = 1.0) -> int:
+    """Return how often `minimise` judges the returned code of a space that draws before ``until``.
+
+    >>> judgements(25), judgements(30, until=0.5)
+    (4, 2)
+    """
+    return sum(judged(i, steps) and i / steps < until for i in range(steps))
+
+
+def judged(i: int, steps: int) -> bool:
+    """Return whether the returned code is judged at step i, where the space draws."""
+    return i % JUDGE == 0 or i == steps - 1
+
+
+def judge(
+    space: Space,
+    objective: Objective,
+    rows: Rows,
+    iterate: Iterate,
+    loss: Tensor,
+    record: Record,
+    i: int,
+    steps: int,
+) -> Tensor:
+    """Record the candidates of a step; return their criterion (r,), infinite where not judged."""
+    if not space.draws(i / steps):
+        criterion = rows.problem.criterion(iterate.predicted, loss)
+    elif judged(i, steps):
+        step = step_of(rows.problem, 0, 1.0)
+        _, returned = render(rows.problem, space, rows.variables, rows.start, step)
+        loss = total(objective(returned))
+        criterion = rows.problem.criterion(returned.predicted, loss)
+        record.spend(1 / 3)
+    else:
+        return torch.full_like(loss, torch.inf)
+    record.keep(rows.variables, criterion, loss)
+    return criterion
+
+
+def reasons(
+    problem: Problem, criterion: Tensor, loss: Tensor, grads: Variables, go_on: bool
+) -> list[str | None]:
+    """Return why each row stops after a step, or None where it goes on."""
+    sound = (loss.isfinite() & finite(grads)).tolist()
+    done = problem.finished(criterion).tolist()
+    return [
+        NON_FINITE if not ok else problem.rules[k].name if end else None if go_on else "callback"
+        for k, (ok, end) in enumerate(zip(sound, done, strict=True))
+    ]
+
+
+def finite(grads: Variables) -> Tensor:
+    """Return which rows have finite gradients only, (R,) bool."""
+    return torch.stack([g.flatten(1).isfinite().all(1) for g in grads.values()]).all(0)
+
+
+@torch.no_grad()
+def render(
+    problem: Problem, space: Space, variables: Variables, start: Variables, step: Step
+) -> tuple[Variables, Iterate]:
+    """Return the code that would be returned, and its iterate, to be judged."""
+    code = space.finish(variables, start, step)
+    inputs = inputs_of(code)
+    image = problem.prior(**inputs)
+    return code, Iterate(problem, image, problem.measure(image), variables, start, inputs)
 
 
 @torch.no_grad()
@@ -311,34 +314,24 @@ def evaluate(
     problem: Problem,
     space: Space,
     objective: Objective,
-    variables: Variables,
+    record: Record,
     start: Variables,
-    history: Tensor,
-    reason: list[str],
-    spent: Tensor,
+    number: int,
 ) -> Outcome:
-    """Evaluate the code that is returned, so that what is reported is its own."""
-    at = moment(problem, history.shape[1], 1.0)
-    code = space.finish(variables, start, at)
-    inputs = inputs_of(code)
-    image = problem.prior(**inputs)
-    predicted = problem.measure(image)
-    terms = objective(problem, variables, start, inputs, predicted)
+    """Evaluate the code that is returned, so that every value reported is that of this code."""
+    variables, step = record.best, step_of(problem, number, 1.0)
+    code, iterate = render(problem, space, variables, start, step)
+    terms = objective(iterate)
     loss = total(terms)
     return Outcome(
         code=code,
-        image=image,
+        image=iterate.image,
         terms=terms,
         loss=loss,
-        criterion=problem.criterion(predicted, loss),
-        history=history,
-        reason=reason,
-        evaluations=spent + 1 / 3,
+        criterion=problem.criterion(iterate.predicted, loss),
+        history=record.history,
+        reason=record.reason,
+        evaluations=record.evaluations + 1 / 3,
         start={k: v for k, v in start.items() if not k.startswith("first.")},
-        diagnostics=space.diagnose(variables, code, at),
+        diagnostics=space.diagnose(variables, code, step),
     )
-
-
-def finite(grads: Variables) -> Tensor:
-    """Return which rows have finite gradients only, (R,) bool."""
-    return torch.stack([g.flatten(1).isfinite().all(1) for g in grads.values()]).all(0)

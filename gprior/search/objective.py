@@ -1,87 +1,127 @@
-"""What a method minimises: a weighted sum of terms, each one value per row."""
+"""What a method minimises: a sum of named terms with weights, each one value per row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gprior.problem import Leaves, Problem
-from gprior.search.space import Variables
+from gprior.search.rows import Variables
+from gprior.search.space import Step
 
-__all__ = ["GRAY_LEVEL", "Objective", "Terms"]
-
-Terms = dict[str, Tensor]
-Regularizer = Callable[[Variables, Variables, dict[str, Any]], Tensor]
+__all__ = ["GRAY_LEVEL", "Iterate", "Objective", "Term", "fidelity", "perceptual"]
 
 # 1 / 2 sigma^2 for a sigma of one gray level of 8 bits: the data weight where the noise level
 # is unknown. Where it is known, the discrepancy principle ends the fit in time.
 GRAY_LEVEL = 255**2 / 2
+PERCEPTUAL = "perceptual"  # name of the terms that need the problem's perceptual distance
 
 
-@dataclass(frozen=True)
-class Objective:
-    """J = sum over terms of weight times value, per row.
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """What a term may look at.
 
     Attributes
     ----------
-    fidelity : float
-        Weight of the mean of (y - A x)^2 over the observed entries.
-    perceptual : float
-        Weight of the perceptual distance of y and A x in units of its median over prior
-        samples; no part where the problem has none.
-    tolerance : float
-        The mean square below which the data do not count.
-    halvings : bool
-        Whether the perceptual distance is summed over halvings of both images.
-    clip_noise : float
-        The search sees the image with noise of this deviation, clipped to [0, 1].
-    absolute : float
-        Weight of the mean of |y - A x| over the observed entries.
-    regularizers : mapping
-        Name -> (weight, function of (variables, start, generator inputs) -> (R,)).
+    problem : Problem
+        R rows.
+    image : Tensor
+        G(inputs), (R, C, H, W).
+    predicted : list of Tensor
+        A of the image, (R, ...).
+    variables, start : dict of Tensor
+        What is searched, and where it started; empty where candidates are compared.
+    inputs : dict
+        The prior's inputs.
+    step : Step or None
+        The step of the search; None where an image is judged, not searched for.
     """
 
-    fidelity: float
-    perceptual: float = 0.0
-    regularizers: Mapping[str, tuple[float, Regularizer]] | None = None
-    tolerance: float = 0.0
-    halvings: bool = False
-    clip_noise: float = 0.0
-    absolute: float = 0.0
-
-    def data(self, problem: Problem, predicted: Leaves) -> Terms:
-        """Return the weighted terms that look at y, each (R,)."""
-        square = problem.mean_square(predicted, problem.fit)
-        if self.tolerance:
-            square = square.clamp_min(self.tolerance)
-        terms = {"fidelity": self.fidelity * square}
-        if self.absolute:
-            terms["absolute"] = self.absolute * problem.mean_absolute(predicted, problem.fit)
-        if problem.perceptual is not None and self.perceptual:
-            terms["perceptual"] = self.perceptual * problem.perceptual_distance(
-                predicted[0], self.halvings
-            )
-        return terms
-
-    def __call__(
-        self,
-        problem: Problem,
-        variables: Variables,
-        start: Variables,
-        inputs: dict[str, Any],
-        predicted: Leaves,
-    ) -> Terms:
-        """Return every weighted term, each (R,)."""
-        terms = self.data(problem, predicted)
-        for name, (weight, function) in (self.regularizers or {}).items():
-            terms[name] = weight * function(variables, start, inputs)
-        return terms
+    problem: Problem
+    image: Tensor
+    predicted: Leaves
+    variables: Variables = field(default_factory=dict)
+    start: Variables = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    step: Step | None = None
 
 
-def total(terms: Terms) -> Tensor:
+@dataclass(frozen=True)
+class Term:
+    """One term of an objective.
+
+    Attributes
+    ----------
+    name : str
+        For records; terms of one objective have different names.
+    weight : float
+        λ.
+    value : callable
+        `Iterate` -> its value for each row (R,), without the weight.
+    data : bool
+        Whether it compares the image with y. The data terms alone choose between candidates.
+    """
+
+    name: str
+    weight: float
+    value: Callable[[Iterate], Tensor]
+    data: bool = False
+
+
+def fidelity(weight: float) -> Term:
+    """Return the mean of (y - A x)^2 over the fitted entries as a term."""
+
+    def value(at: Iterate) -> Tensor:
+        return at.problem.mean_square(at.predicted, at.problem.fit)
+
+    return Term("fidelity", weight, value, data=True)
+
+
+def perceptual(weight: float) -> Term:
+    """Return the perceptual distance between y and A x, in its unit, as a term.
+
+    An `Objective` leaves it out where the problem has no perceptual distance.
+    """
+
+    def value(at: Iterate) -> Tensor:
+        return at.problem.perceptual_distance(at.predicted[0])
+
+    return Term(PERCEPTUAL, weight, value, data=True)
+
+
+class Objective:
+    """J = sum over terms of weight times value, per row.
+
+    Parameters
+    ----------
+    *terms : Term
+        The terms. One named ``"perceptual"`` is left out where the problem has no perceptual
+        distance, and where its weight is 0.
+
+    Examples
+    --------
+    >>> norm = Term("latent", 0.1, lambda at: at.variables["z"].square().mean(1))
+    >>> [term.name for term in Objective(fidelity(GRAY_LEVEL), norm).terms]
+    ['fidelity', 'latent']
+    """
+
+    def __init__(self, *terms: Term) -> None:
+        self.terms = tuple(t for t in terms if t.weight or t.name != PERCEPTUAL)
+
+    def __call__(self, iterate: Iterate, data_alone: bool = False) -> dict[str, Tensor]:
+        """Return every weighted term, each (R,); with ``data_alone`` those that look at y."""
+        features = iterate.problem.perceptual is not None
+        return {
+            term.name: term.weight * term.value(iterate)
+            for term in self.terms
+            if (features or term.name != PERCEPTUAL) and (term.data or not data_alone)
+        }
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
     """Return the sum of the terms, (R,)."""
     return torch.stack(list(terms.values())).sum(0)

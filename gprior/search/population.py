@@ -1,15 +1,14 @@
-"""The one population loop: an outer sampler with ask and tell around the gradient loop.
+"""The one population loop: an outer sampler around the gradient loop.
 
-A row is a problem, as everywhere; here it has P members. The sampler proposes an outer
-variable of each (a latent, a transform), a *trial* makes the most of it (gradient steps
-over an inner space, under an objective of its own) and reports an `Outcome` under the
-objective that counts, and the sampler learns from that. Populations of different rows never
-meet; all their members go through the generator together.
+A row is a problem, as everywhere; here it has P members. In each generation the sampler proposes
+an outer variable of each member (a latent, a transform). A *trial* makes the most of it, by
+gradient steps over an inner space under an objective of its own, and reports an `Outcome` under
+the objective that counts. The sampler learns from that. Populations of different rows never meet;
+all their members go through the generator together.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,20 +16,22 @@ import torch
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.problem import Problem, entries
+from gprior.problem import Problem
 from gprior.randomness import normal
 from gprior.search.evolution import Sampler
 from gprior.search.loop import Outcome, Watch
-from gprior.search.space import Variables, take
+from gprior.search.record import NON_FINITE, Record
+from gprior.search.rows import Variables, take
 
-__all__ = ["Flock", "Trial", "Vary", "evolve", "redraw"]
+__all__ = ["Insert", "PopulationSearch", "Trial", "evolve", "sample_members"]
 
 Trial = Callable[[Problem, Variables, Watch], Outcome]
-Vary = Callable[[Tensor, Variables, Tensor], Variables]
+# (row of each member, its starting point, sampled points) -> starting points with these in them
+Insert = Callable[[Tensor, Variables, Tensor], Variables]
 
 
-class Flock:
-    """What a search over populations keeps of each row: its best, its elites, its history.
+class PopulationSearch:
+    """A search over populations: its rows, their record and their elites.
 
     Parameters
     ----------
@@ -39,21 +40,21 @@ class Flock:
     start : dict
         Where they start (R, ...).
     columns : int
-        Steps of the whole search, the length of the history; 0 for none.
+        Steps of the whole search, the length of the history; 0 keeps no history.
     at_once : int
         Members through the generator at once.
     watch : Watch
-        Progress; its ``look`` is called with the best of the members that went through the
-        generator together.
+        Progress; its callback sees the best of the members that went through the generator
+        together.
     keep : int
-        Elites of each row: the points of least loss of all generations.
+        Number of elites of each row: the points of least loss of all generations.
 
     Attributes
     ----------
-    rows : Tensor
-        Numbers of the rows that have not stopped.
+    record : Record
+        Best outcome, history, reason and evaluations of each row.
     elites : Outcome or None
-        Of those, ``count`` for each.
+        Those of the running rows, ``elite_count`` of each.
     """
 
     def __init__(
@@ -65,169 +66,149 @@ class Flock:
         watch: Watch,
         keep: int = 0,
     ) -> None:
-        R, like = len(problem), problem.prior.like
+        like = problem.prior.like
         self.problem, self.start, self.at_once, self.watch = problem, start, at_once, watch
-        self.rows = torch.arange(R, device=problem.image.device)
-        self.history = torch.full((R, columns), torch.nan, dtype=like.dtype)
-        self.spent = torch.zeros(R, dtype=torch.float64)
-        self.average = torch.full((R,), torch.nan, dtype=like.dtype, device=like.device)
-        self.reason = ["steps"] * R
-        self.done, self.keep, self.count = 0, keep, 0
-        self.best: Outcome | None = None
+        self.record = Record(len(problem), columns, like)
+        self.average = torch.full((len(problem),), torch.nan, dtype=like.dtype, device=like.device)
+        self.steps, self.keep, self.elite_count = 0, keep, 0
         self.elites: Outcome | None = None
 
+    @property
+    def rows(self) -> Tensor:
+        """Numbers of the rows that have not stopped, (r,)."""
+        return self.record.running
+
     def attempt(
-        self, members: Tensor, begin: Variables, trial: Trial, last: bool = False
+        self, members: Tensor, starts: Variables, trial: Trial, last: bool = False
     ) -> Outcome:
         """Run the trial of each member, given by the number of its row.
 
         Before the ``last`` generation no choice between iterates sees held-out entries.
         """
         P = len(members) // len(self.rows)
-        whole = self.at_once // P * P or self.at_once  # members of a row together, if they fit
-        problem, parts = replace(self.problem, maps=None, blind=not last), []
-        for at in torch.arange(len(members), device=members.device).split(whole):  # type: ignore[no-untyped-call]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*met a non-finite value")  # see `finish`
-                watch = self._watch(members[at], P)
-                part = trial(problem.take(members[at]).prepared(), take(begin, at), watch)
-            parts.append(part)
+        together = self.at_once // P * P or self.at_once  # all members of a row, if they fit
+        problem = self.problem if last else self.problem.without_held_out()
+        problem, parts = replace(problem, maps=None), []
+        for places in torch.arange(len(members), device=members.device).split(together):  # type: ignore[no-untyped-call]
+            rows = problem.take(members[places]).prepared()
+            parts.append(trial(rows, take(starts, places), self._watch(members[places], P)))
         return Outcome.join(parts)
 
     def _watch(self, members: Tensor, P: int) -> Watch:
-        """Return who looks on at these members: the callback sees the best of each row."""
-        look = self.watch.look
-        if look is None:
-            return Watch(lambda n: self.watch.tick(n / P))
+        """Return who follows these members: the callback sees the best member of each row."""
+        callback = self.watch.callback
+        if callback is None:
+            return Watch(lambda n: self.watch.progress(n / P))
 
-        def best(step: int, at: Tensor, loss: Tensor, image: Tensor) -> None:
+        def best_of_rows(step: int, at: Tensor, loss: Tensor, image: Tensor) -> object:
             first: dict[int, int] = {}
             for k in loss.nan_to_num(torch.inf).argsort(stable=True).tolist():
                 first.setdefault(int(members[at[k]]), k)
-            chosen = torch.tensor([first[row] for row in sorted(first)], device=loss.device)
-            look(self.done + step, members[at[chosen]], loss[chosen], image[chosen])
+            best = torch.tensor([first[row] for row in sorted(first)], device=loss.device)
+            return callback(self.steps + step, members[at[best]], loss[best], image[best])
 
-        return Watch(lambda n: self.watch.tick(n / P), best)
+        return Watch(lambda n: self.watch.progress(n / P), best_of_rows)
 
-    def record(self, outcome: Outcome, last: bool = False) -> Tensor:
-        """Keep what is worth it of a generation, and return which rows go on, (r,) numbers.
+    def keep_generation(self, outcome: Outcome, last: bool = False) -> Tensor:
+        """Record a generation, and return which rows go on, (r,) places.
 
-        The candidate of a row is its best member, and its history that of the row.
+        The candidate of a row is its best member; its history becomes that of the row.
         """
-        r = len(self.rows)
+        r, go_on = len(self.rows), True
         P = len(outcome.loss) // r
         table = outcome.criterion.nan_to_num(torch.inf, torch.inf).view(r, P)
         first = torch.arange(r, device=table.device) * P
-        found = outcome.take(first + table.argmin(1))
-        found = replace(found, criterion=self._criterion(found))
-        width = max(found.history.shape[1], 1)
-        segment = found.history if found.history.shape[1] else found.loss[:, None]
-        if self.history.shape[1]:
-            self.history[self.rows.cpu(), self.done : self.done + width] = segment.cpu()
-        if not found.history.shape[1]:
-            self.watch.tick(r)
-            if self.watch.look is not None:
-                self.watch.look(self.done, self.rows, found.loss, found.image)
-        self.done += width
+        best = outcome.take(first + table.argmin(1))
+        best = replace(best, criterion=self._criterion(best))
+        losses = best.history if best.history.shape[1] else best.loss[:, None]
+        if self.record.history.shape[1]:
+            self.record.write(self.steps, losses)
+        if not best.history.shape[1]:
+            self.watch.progress(r)
+            go_on = self.watch.after(self.steps, self.rows, best.loss, best.image)
+        self.steps += losses.shape[1]
         finite = torch.where(outcome.loss.isfinite(), outcome.loss, torch.nan)
         self.average[self.rows] = finite.view(r, P).nanmean(1)
-        self.spent[self.rows.cpu()] += outcome.evaluations.view(r, P).sum(1)
-        self._choose(found)
+        self.record.spend(outcome.evaluations.view(r, P).sum(1))
+        best = replace(best, history=best.history[:, :0])
+        self.record.keep(best.rows(), best.criterion, best.loss)
         if self.keep and not last:
-            self._collect(outcome, r, P)
-        pairs = zip(outcome.loss.isfinite().tolist(), outcome.reason, strict=True)
-        sound = [ok and why != "non-finite" for ok, why in pairs]
-        return self._leave(found, [any(sound[k : k + P]) for k in range(0, r * P, P)])
+            self._keep_elites(outcome, r, P)
+        return self._stop(outcome, best, P, go_on)
 
-    def _criterion(self, found: Outcome) -> Tensor:
+    def _criterion(self, best: Outcome) -> Tensor:
         """Return what the rule of each row compares, held-out entries included."""
-        own = self.problem.take(self.rows)
-        if not bool((entries(own.held) > 0).any()):
-            return found.criterion
-        return own.criterion(own.measure(found.image), found.loss)
+        rows = self.problem.take(self.rows)
+        if rows.rules == rows.without_held_out().rules:
+            return best.criterion
+        return rows.criterion(rows.measure(best.image), best.loss)
 
-    def _choose(self, found: Outcome) -> None:
-        found = replace(found, history=found.history[:, :0])
-        if self.best is None:
-            self.best = found
-            return
-        R = len(self.best.loss)
-        was = self.best.criterion[self.rows].nan_to_num(torch.inf)
-        better = (found.criterion < was) & found.loss.isfinite()
-        index = torch.arange(R, device=self.rows.device)
-        index[self.rows[better]] = R + better.nonzero()[:, 0]
-        self.best = Outcome.join([self.best, found]).take(index)
-
-    def _collect(self, outcome: Outcome, r: int, P: int) -> None:
+    def _keep_elites(self, outcome: Outcome, r: int, P: int) -> None:
         """Keep the points of least loss, of the elites so far and this generation."""
         device = outcome.loss.device
         outcome = replace(outcome, history=outcome.history[:, :0])
         both = outcome if self.elites is None else Outcome.join([self.elites, outcome])
-        old = torch.arange(r * self.count, device=device).view(r, self.count)
-        new = r * self.count + torch.arange(r * P, device=device).view(r, P)
+        old = torch.arange(r * self.elite_count, device=device).view(r, self.elite_count)
+        new = r * self.elite_count + torch.arange(r * P, device=device).view(r, P)
         at = torch.cat([old, new], 1)
-        self.count = min(self.keep, at.shape[1])
+        self.elite_count = min(self.keep, at.shape[1])
         loss = both.loss[at].nan_to_num(torch.inf, torch.inf)
-        order = loss.argsort(dim=1, stable=True)[:, : self.count]
+        order = loss.argsort(dim=1, stable=True)[:, : self.elite_count]
         self.elites = both.take(at.gather(1, order).flatten())
 
-    def _leave(self, found: Outcome, sound: list[bool]) -> Tensor:
-        """Let rows go that are at the noise level, or have no sound member."""
-        stay = []
-        for k, row in enumerate(self.rows.tolist()):
-            if found.reason[k] == "discrepancy":
-                self.reason[row] = "discrepancy"
-            elif not sound[k]:
-                self.reason[row] = "non-finite"
+    def _stop(self, outcome: Outcome, best: Outcome, P: int, go_on: bool) -> Tensor:
+        """Stop the rows that are at the noise level, have no sound member, or were stopped."""
+        pairs = zip(outcome.loss.isfinite().tolist(), outcome.reason, strict=True)
+        sound = [ok and why != NON_FINITE for ok, why in pairs]
+        reasons: list[str | None] = []
+        for k, why in enumerate(best.reason):
+            members = slice(k * P, (k + 1) * P)
+            if why == "discrepancy":
+                reasons.append(why)
+            elif not any(sound[members]):
+                reasons.append(NON_FINITE)
             else:
-                stay.append(k)
-        staying = torch.tensor(stay, dtype=torch.long, device=self.rows.device)
-        self.rows = self.rows[staying]
-        if self.elites is not None and self.count:
-            offsets = torch.arange(self.count, device=self.rows.device)
-            at = staying[:, None] * self.count + offsets
+                stopped = not go_on or "callback" in outcome.reason[members]
+                reasons.append("callback" if stopped else None)
+        places = self.record.stop(reasons)
+        if self.elites is not None and self.elite_count:
+            offsets = torch.arange(self.elite_count, device=places.device)
+            at = places[:, None] * self.elite_count + offsets
             self.elites = self.elites.take(at.flatten())
-        return staying
+        return places
 
     def finish(self) -> Outcome:
         """Return the best point of each row with all that its search spent."""
-        if self.best is None:
-            raise InputError("nothing was searched: steps must be positive in one stage at least")
-        lost = self.reason.count("non-finite")
-        if lost:
-            warnings.warn(
-                f"{lost} of {len(self.reason)} rows met a non-finite value in every member and "
-                "returned their best point until then; a smaller lr usually prevents it",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        start = {**self.best.start, **{k: v for k, v in self.best.code.items() if k == "c"}}
+        if self.record.best is None:
+            raise InputError("steps must be positive in one stage at least: nothing was searched")
+        best = Outcome(**self.record.best)
+        start = {**best.start, **{k: v for k, v in best.code.items() if k == "c"}}
         return replace(
-            self.best,
-            history=self.history,
-            evaluations=self.spent,
-            reason=self.reason,
+            best,
+            history=self.record.history,
+            evaluations=self.record.evaluations,
+            reason=self.record.reason,
             start=start,
-            diagnostics={**self.best.diagnostics, "average_loss": self.average},
+            diagnostics={**best.diagnostics, "average_loss": self.average},
         )
 
 
 def evolve(
-    flock: Flock,
+    search: PopulationSearch,
     sampler: Sampler,
     members: int,
     trial: Trial,
-    vary: Vary,
+    insert: Insert,
     generations: int,
     outer: str = "z",
-    told: str = "optimised",
-    learned: Callable[[Tensor, Outcome], None] | None = None,
+    learn_from: str = "optimised",
+    after: Callable[[Tensor, Outcome], None] | None = None,
 ) -> Sampler:
-    """Run some generations: sample, try, score, learn.
+    """Run some generations: sample, try, learn.
 
     Parameters
     ----------
-    flock : Flock
+    search : PopulationSearch
         The rows, and what is kept of them.
     sampler : Sampler
         One distribution for each running row.
@@ -235,17 +216,17 @@ def evolve(
         P of each row.
     trial : callable
         (problem, start, watch) -> `Outcome` of as many rows, under the objective that counts.
-    vary : callable
+    insert : callable
         (row of each member, start, points) -> start with the points in it.
     generations : int
-        How many.
+        Number of generations.
     outer : str
-        Name of the sampled variable in starting points and codes; of the draws, too.
-    told : {"optimised", "sampled"}
-        Whether the sampler learns where a member ended or where it began, with the loss at
-        the end in both cases.
-    learned : callable, optional
-        (running rows, outcome) -> ignored, after each generation.
+        Name of the sampled variable in starting points and codes, and of the draws.
+    learn_from : {"optimised", "sampled"}
+        Whether the sampler learns from where a member ended or from where it began. The value is
+        the loss at the end in both cases.
+    after : callable, optional
+        Called with (running rows, outcome) after each generation.
 
     Returns
     -------
@@ -253,30 +234,44 @@ def evolve(
         The distributions of the rows that still run.
     """
     for g in range(generations):
-        if not len(flock.rows):
+        if not len(search.rows):
             break
-        begin = _drawn(flock, sampler, members, vary, outer, g)
-        outcome = flock.attempt(flock.rows.repeat_interleave(members), begin, trial)
-        r, ended = len(flock.rows), told == "optimised"
-        points = (outcome.code if ended else begin)[outer].reshape(r, members, -1)
+        starts = sample_members(search, sampler, members, insert, outer, g)
+        outcome = search.attempt(search.rows.repeat_interleave(members), starts, trial)
+        r, ended = len(search.rows), learn_from == "optimised"
+        points = (outcome.code if ended else starts)[outer].reshape(r, members, -1)
         sampler.tell(points, outcome.loss.view(r, members), injected=ended)
-        if learned is not None:
-            learned(flock.rows, outcome)
-        sampler = sampler.take(flock.record(outcome))
+        if after is not None:
+            after(search.rows, outcome)
+        sampler = sampler.take(search.keep_generation(outcome))
     return sampler
 
 
-def redraw(flock: Flock, sampler: Sampler, members: int, vary: Vary, outer: str = "z") -> Variables:
-    """Return a last population from the sampler's distributions."""
-    return _drawn(flock, sampler, members, vary, outer, -1)
-
-
-def _drawn(
-    flock: Flock, sampler: Sampler, members: int, vary: Vary, outer: str, g: int
+def sample_members(
+    search: PopulationSearch,
+    sampler: Sampler,
+    members: int,
+    insert: Insert,
+    outer: str = "z",
+    generation: int = -1,
 ) -> Variables:
-    own = flock.problem.take(flock.rows)
+    """Return starting points of a population drawn from the sampler's distributions.
+
+    Parameters
+    ----------
+    search, sampler, members, insert, outer
+        As for `evolve`.
+    generation : int
+        Number of the generation, for the keys of the draws; -1 is the last population.
+
+    Returns
+    -------
+    dict
+        Starting points of r * members rows, the members of a row side by side.
+    """
+    rows = search.problem.take(search.rows)
     shape = (members, sampler.mean.shape[1])
-    numbers = normal(own.draw_keys(f"population-{outer}", g), shape, flock.problem.prior.like)
-    points = sampler.ask(numbers).flatten(0, 1)
-    at = flock.rows.repeat_interleave(members)
-    return vary(at, take(flock.start, at), points)
+    keys = rows.draw_keys(f"population-{outer}", generation)
+    points = sampler.ask(normal(keys, shape, search.problem.prior.like)).flatten(0, 1)
+    at = search.rows.repeat_interleave(members)
+    return insert(at, take(search.start, at), points)

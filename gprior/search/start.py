@@ -13,20 +13,28 @@ from gprior.checks import InputError
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.randomness import generator
-from gprior.search.objective import Objective, total
-from gprior.search.space import Variables, inputs_of, join, take
+from gprior.search.objective import Iterate, Objective, total
+from gprior.search.rows import Variables, join, take
+from gprior.search.space import inputs_of
 
-__all__ = ["Init", "candidates", "check_init", "latents_of", "starting_point"]
+__all__ = ["LATENTS", "Init", "candidates", "check_init", "latents_of", "starting_point"]
 
-Init = str | Tensor | Mapping[str, Tensor] | Callable[[Tensor], Any]
+Init = str | Callable[[Tensor], Any]
 
+LATENTS = "latents"  # the ``init`` of a search that starts from `Problem.latents`
 NEAREST = 100  # draws among which the z of a mean style is looked for
-CLASSES = 100  # that are tried where the class is unknown, unless best-of:N has more candidates
+CLASSES = 100  # tried where the class is unknown, unless "best-of:N" has more candidates
 
 
-def check_init(init: Init) -> None:
-    """Refuse an ``init`` that is none of the known kinds."""
-    named = init in ("mean", "random") or candidates(init) if isinstance(init, str) else False
+def check_init(init: Any) -> None:
+    """Refuse an ``init`` that is none of the known kinds.
+
+    Raises
+    ------
+    InputError
+        The message lists the kinds.
+    """
+    named = isinstance(init, str) and (init in ("mean", "random", LATENTS) or candidates(init))
     if not (named or isinstance(init, (Tensor, Mapping)) or callable(init)):
         raise InputError(
             "init must be 'mean', 'random', 'best-of:N' with N >= 1, latents (a tensor or a "
@@ -34,53 +42,50 @@ def check_init(init: Init) -> None:
         )
 
 
-def latents_of(init: Init, guess: Callable[[], Tensor], images: int) -> Init:
-    """Return ``init`` with its encoder called, its latents named and counted.
+def latents_of(latents: Any, images: int) -> dict[str, Tensor]:
+    """Return latents by their names, with their number checked.
 
     Parameters
     ----------
-    init : str, tensor, mapping or callable
-        See `check_init`; a name is returned as it is.
-    guess : callable
-        Makes the images (B, C, H, W) that an encoder starts from.
+    latents : tensor or mapping
+        A tensor is ``w`` if it has three dimensions, else ``z``. A mapping has the names ``z``,
+        ``w`` and ``c``, with ``z`` or ``w`` among them.
     images : int
         B: latents must be one for each image, or one for all.
+
+    Raises
+    ------
+    InputError
+        If a name or a number does not fit.
     """
-    if isinstance(init, str):
-        return init
-    with torch.no_grad():
-        found = init(guess()) if callable(init) else init
-    if isinstance(found, Tensor):
-        found = {"w" if found.ndim == 3 else "z": found}
-    if (
-        not isinstance(found, Mapping)
-        or set(found) - {"z", "w", "c"}
-        or not {"z", "w"} & set(found)
-    ):
-        names = sorted(found) if isinstance(found, Mapping) else type(found).__name__
-        raise InputError(f"latents must have 'z' or 'w' (and 'c'), got {names}")
-    latents = {name: torch.as_tensor(value) for name, value in found.items()}
-    for name, value in latents.items():
+    if isinstance(latents, Tensor):
+        latents = {"w" if latents.ndim == 3 else "z": latents}
+    names = set(latents) if isinstance(latents, Mapping) else set()
+    if names - {"z", "w", "c"} or not {"z", "w"} & names:
+        given = sorted(names) if names else type(latents).__name__
+        raise InputError(f"latents must have 'z' or 'w' (and 'c'), got {given}")
+    tensors = {name: torch.as_tensor(value, device="cpu") for name, value in latents.items()}
+    for name, value in tensors.items():
         if value.ndim == 0 or len(value) not in (1, images):
             raise InputError(
                 f"init must have one {name} for each of the {images} images or one for all, got "
                 f"shape {tuple(value.shape)}"
             )
-    return latents
+    return tensors
 
 
-def candidates(init: Init) -> int:
+def candidates(init: Any) -> int:
     """Return N of ``"best-of:N"``, else 0."""
-    found = re.fullmatch(r"best-of:(\d+)", init) if isinstance(init, str) else None
-    return int(found[1]) if found else 0
+    match = re.fullmatch(r"best-of:(\d+)", init) if isinstance(init, str) else None
+    return int(match[1]) if match else 0
 
 
 def tried(init: Init, classes: int) -> int:
-    """Return the images generated per row before the search starts.
+    """Return how many images are generated per row before the search starts.
 
     ``classes`` is the number of classes to choose from: 1 where the label is known.
     """
-    if not isinstance(init, str):
+    if not isinstance(init, str) or init == LATENTS:
         return 0
     n = candidates(init)
     classes = min(classes, max(n, CLASSES))
@@ -88,9 +93,12 @@ def tried(init: Init, classes: int) -> int:
 
 
 def starting_point(
-    problem: Problem, objective: Objective, init: Init, c: Tensor | None, at_once: int
+    problem: Problem, objective: Objective, init: Init, at_once: int
 ) -> tuple[Variables, Tensor]:
-    """Return where each row starts, and what finding it cost.
+    """Return where each row starts, and what choosing it cost.
+
+    Where the class is unknown, candidates of every class are scored on y, or of max(100, N)
+    classes that are drawn for each row where there are more of them.
 
     Parameters
     ----------
@@ -98,12 +106,8 @@ def starting_point(
         R rows.
     objective : Objective
         Its data terms choose between candidates.
-    init : str or mapping
-        A name, or latents from `latents_of`.
-    c : Tensor or None
-        Class vectors (R, c_dim); None where there are no classes, or where the class is
-        to be found: then candidates of every class are scored on y, or of max(100, N)
-        classes that are drawn for each row where there are more of them.
+    init : str
+        ``"mean"``, ``"random"``, ``"best-of:N"``, or ``"latents"`` for those of the problem.
     at_once : int
         Candidates through the generator at once.
 
@@ -115,26 +119,31 @@ def starting_point(
     cost : Tensor
         Evaluations spent, (R,).
     """
-    prior, R = problem.prior, len(problem)
-    if not isinstance(init, str):
-        return _given(problem, init, c), torch.zeros(R, dtype=torch.float64)
+    prior, R, c = problem.prior, len(problem), problem.label
+    nothing = torch.zeros(R, dtype=torch.float64, device="cpu")
+    if problem.latents is not None:
+        return _given(problem, problem.latents), nothing
+    if not isinstance(init, str) or init == LATENTS:
+        raise InputError(f"init={init!r} needs latents: call gprior.solve with init=latents")
     n = max(candidates(init), 1)
     classes = _classes(problem, n) if prior.c_dim and c is None else [c]
     options: list[Variables] = []
-    for own in classes:
+    for vectors in classes:
         for k in range(-(-n // len(classes))):
-            options.append(_mean(problem, own) if init == "mean" else _draw(problem, own, k))
+            mean = init == "mean"
+            options.append(_mean(problem, vectors) if mean else _draw(problem, vectors, k))
     if len(options) == 1:
-        return options[0], torch.zeros(R, dtype=torch.float64)
-    return _best(problem, objective, options, at_once), torch.full(
-        (R,), len(options) / 3, dtype=torch.float64
-    )
+        return options[0], nothing
+    return _best(problem, objective, options, at_once), nothing + len(options) / 3
 
 
 def _classes(problem: Problem, n: int) -> list[Tensor | None]:
     """Return the class vectors (R, c_dim) to try: all, or max(100, n) drawn for each row."""
     prior, most = problem.prior, max(n, CLASSES)
-    orders = [torch.randperm(prior.c_dim, generator=generator(*k, "classes")) for k in problem.keys]
+    orders = [
+        torch.randperm(prior.c_dim, generator=generator(*key, "classes"), device="cpu")
+        for key in problem.keys
+    ]
     labels = torch.stack([order[:most].sort().values for order in orders], 1)
     return [prior.classes(label, len(problem)) for label in labels]
 
@@ -168,15 +177,15 @@ def _mean(problem: Problem, c: Tensor | None) -> Variables:
 def _best(
     problem: Problem, objective: Objective, options: list[Variables], at_once: int
 ) -> Variables:
-    """Return for each row the option of least data term."""
+    """Return for each row the option of least data terms."""
     R, prior = len(problem), problem.prior
-    every = join(options)  # candidate k of row r stands at k R + r
-    inputs = inputs_of(every)
+    inputs = inputs_of(join(options))  # candidate k of row r stands at k R + r
     scores = []
     for rows in torch.arange(len(options) * R, device=problem.image.device).split(at_once):  # type: ignore[no-untyped-call]
-        own = problem.take(rows % R)
-        predicted = own.measure(prior(**take(inputs, rows)))
-        scores.append(total(objective.data(own, predicted)).nan_to_num(torch.inf))
+        part = problem.take(rows % R)
+        image = prior(**take(inputs, rows))
+        terms = objective(Iterate(part, image, part.measure(image)), data_alone=True)
+        scores.append(total(terms).nan_to_num(torch.inf))
     return _pick(options, torch.cat(scores).view(-1, R).argmin(0))
 
 
@@ -185,25 +194,23 @@ def _pick(options: list[Variables], index: Tensor) -> Variables:
     return {k: torch.stack([o[k] for o in options])[index, rows] for k in options[0]}
 
 
-def _given(problem: Problem, latents: Any, c: Tensor | None) -> Variables:
-    """Return a starting point from a user's latents, one per image or one for all."""
-    prior, rows = problem.prior, {}
-    for name, value in latents.items():
-        image = problem.image if len(value) > 1 else torch.zeros_like(problem.image)
-        rows[name] = value.to(prior.like)[image]
+def _given(problem: Problem, latents: Variables) -> Variables:
+    """Return a starting point from given latents, completed by what they leave open."""
+    prior = problem.prior
+    c = latents.get("c") if problem.label is None else problem.label
     if prior.c_dim and c is None:
-        c = rows.get("c")
-        if c is None:
-            raise InputError("this prior has classes: pass label= together with latents")
-    start = _draw(problem, c, 0)
-    for name in set(rows) - {"c"}:
+        raise InputError("this prior has classes: pass label= together with latents")
+    start = _draw(problem, c if prior.c_dim else None, 0)
+    for name, value in latents.items():
+        if name == "c":
+            continue
         if name not in start:
             raise InputError(f"init has {name}, which this prior lacks; it has {sorted(start)}")
-        if rows[name].shape != start[name].shape:
+        if value.shape != start[name].shape:
             raise InputError(
                 f"{name} must have shape (B, {', '.join(map(str, start[name].shape[1:]))}), "
-                f"got {tuple(rows[name].shape)}"
+                f"got {tuple(value.shape)}"
             )
-    if "z" in rows:
-        start = _complete(prior, rows["z"], c)
-    return {**start, "w": rows["w"]} if "w" in rows else start
+    if "z" in latents:
+        start = _complete(prior, latents["z"], c if prior.c_dim else None)
+    return {**start, "w": latents["w"]} if "w" in latents else start

@@ -1,4 +1,4 @@
-"""Solvers: one paper, one file."""
+"""The solvers: each file has the method of one paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gprior.solvers.ilo import ILO
 from gprior.solvers.latent import Latent
 from gprior.solvers.lbrgm import LBRGM
 from gprior.solvers.pnorm import PNorm
-from gprior.solvers.population_base import Plan, Population, weighted
+from gprior.solvers.population_base import Plan, Population
 from gprior.solvers.projector import Projector
 from gprior.solvers.pulse import PULSE
 from gprior.solvers.registry import SOLVERS, find_solver, name_of
@@ -41,5 +41,4 @@ __all__ = [
     "Solver",
     "find_solver",
     "name_of",
-    "weighted",
 ]

@@ -1,15 +1,15 @@
-"""What a solver is: a frozen dataclass of a paper's constants, and `run`."""
+"""The base class of all solvers: a frozen dataclass of a paper's constants, with a method `run`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gprior.checks import InputError
+from gprior.checks import InputError, integer, number
 from gprior.distances import check_perceptual
 from gprior.priors import Prior
 from gprior.problem import Problem
@@ -21,6 +21,8 @@ from gprior.search import (
     Space,
     Variables,
     Watch,
+    check_init,
+    inputs_of,
     minimise,
     starting_point,
     tried,
@@ -31,60 +33,85 @@ __all__ = ["Solver"]
 
 @dataclass(frozen=True)
 class Solver:
-    """A reconstruction method.
+    """A reconstruction method: its constants, without data of any image.
 
     Parameters
     ----------
     steps : int or tuple of int
-        Iterates of the gradient loop; where a method has several stages, of each of them, or
-        one number that is shared out in the paper's proportions.
-    init : str, tensor, mapping or callable
-        Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, latents, or an encoder
-        (pseudo-inverse image -> latents).
+        Number of steps of the gradient loop, at least 1. If a method has several stages, a tuple
+        has one number for each stage, and one number is divided in the proportions of the paper.
+    init : str or callable
+        Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, an encoder (pseudo-inverse image
+        -> latents), or ``"latents"`` for the latents that are passed to `gprior.solve`.
     perceptual : bool, str, callable or None
-        None applies the perceptual term where the measurement is an image; True insists;
-        False drops it. A name in `gprior.distances.NAMES`, a `gprior.Perceptual` or a
-        callable (images in [0, 1] -> list of feature maps) insists and chooses the features.
+        Whether there is a perceptual term. None adds it if the measurement is an image, True
+        requires it, and False leaves it out. A name in `gprior.distances.NAMES`, a
+        `gprior.Perceptual` or a callable (images in [0, 1] -> list of feature maps) requires it
+        and chooses the features.
     max_batch : int
-        Rows (images times restarts) through the generator at once; it changes memory and
-        speed, never the answer.
+        Number of rows (images times restarts) that go through the generator at the same time, at
+        least 1. It changes memory and speed, but not the result.
+
+    Raises
+    ------
+    InputError
+        If a constant has the wrong type or is out of its range.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    has_perceptual: ClassVar[bool] = True  # where it is False, ``perceptual`` is refused
+    has_perceptual: ClassVar[bool] = True  # if it is False, ``perceptual`` is refused
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     perceptual: bool | str | Callable[..., Any] | None = None
     max_batch: int = 32
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Solve every row of the problem.
 
         Parameters
         ----------
         problem : Problem
             R rows.
-        c : Tensor or None
-            Class vectors (R, c_dim); None where there are none, or where they are to be
-            found.
         watch : Watch
-            Progress and callback.
+            Receives the progress, and has the callback.
+
+        Returns
+        -------
+        Outcome
+            The result of each row.
         """
         raise NotImplementedError
 
     def search(
         self,
         problem: Problem,
-        c: Tensor | None,
         watch: Watch,
         objective: Objective,
         *stages: tuple[Space, Optimizer],
+        candidates_by: Objective | None = None,
     ) -> Outcome:
-        """Minimise the objective over one space after the other, from where `init` says.
+        """Minimise the objective over one space after the other, from the start given by `init`.
 
-        A stage starts from the best code of the one before; one of no steps is left out.
+        Each stage starts from the best code of the stage before. A stage without steps is left out.
+
+        Parameters
+        ----------
+        problem, watch
+            As for `run`.
+        objective : Objective
+            The objective to minimise.
+        *stages : (Space, Optimizer)
+            The space and the optimizer of each stage.
+        candidates_by : Objective, optional
+            Its data terms choose between the candidates of the starting point. None means
+            ``objective``.
+
+        Returns
+        -------
+        Outcome
+            The result of each row, with the cost of all stages and of the start.
         """
-        start, cost = self.begin(problem, c, objective, stages[0][0])
+        start, cost = self.starting_point(problem, candidates_by or objective, stages[0][0])
         outcome = None
         for (space, optimizer), steps in zip(stages, self.stages, strict=True):
             if steps:
@@ -93,119 +120,197 @@ class Solver:
                 )
                 start = {**outcome.start, **outcome.code}
         if outcome is None:
-            raise InputError(f"steps must be positive in one stage at least, got {self.steps}")
-        outcome.evaluations += cost
-        return outcome
+            raise InputError(f"steps must be positive in at least one stage, got {self.steps}")
+        return replace(outcome, evaluations=outcome.evaluations + cost)
 
-    def begin(
-        self, problem: Problem, c: Tensor | None, objective: Objective, space: Space
+    def starting_point(
+        self, problem: Problem, objective: Objective, space: Space
     ) -> tuple[Variables, Tensor]:
-        """Return where `init` says that a search of this space starts, and what that cost."""
-        if space.from_z and isinstance(self.init, Mapping) and "z" not in self.init:
-            raise InputError(
-                f"{type(self).__name__} starts from z, but init has {sorted(self.init)}; give z"
-            )
-        return starting_point(problem, objective, self.init, c, self.max_batch)
+        """Return the point at which a search of this space starts, and its cost.
 
-    def on(self, prior: Prior) -> Solver:
-        """Return this solver with what it leaves to the prior filled in; here nothing."""
+        Parameters
+        ----------
+        problem : Problem
+            R rows.
+        objective : Objective
+            Its data terms choose between the candidates.
+        space : Space
+            The space to search.
+
+        Returns
+        -------
+        start : dict
+            The starting point, see `gprior.search.starting_point`.
+        cost : Tensor
+            Evaluations (R,).
+
+        Raises
+        ------
+        InputError
+            If the space starts from z, and the given latents have no z.
+        """
+        latents = problem.latents
+        if space.from_z and latents is not None and "z" not in latents:
+            raise InputError(
+                f"{type(self).__name__} starts from z, but init has {sorted(latents)}; add z to it"
+            )
+        return starting_point(problem, objective, self.init, self.max_batch)
+
+    def render(self, prior: Prior, code: Variables) -> Tensor:
+        """Return the images (B, C, H, W) of a code, such as ``Result.latents``."""
+        x: Tensor = prior(**inputs_of(code))
+        return x
+
+    def for_prior(self, prior: Prior) -> Solver:
+        """Return this solver with the constants that depend on the prior filled in.
+
+        The base class has no such constants and returns the solver itself.
+        """
         return self
 
     @property
     def members(self) -> int:
-        """Candidates that a row sends through the generator at once."""
+        """Number of candidates of a row that go through the generator at the same time."""
         return 1
 
     def required(self) -> frozenset[str]:
-        """Return the prior's inputs that the method needs with these constants."""
+        """Return the inputs of the prior that the method needs with these constants."""
         return self.needs
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Steps of each stage."""
+        """Number of steps of each stage."""
         return self.steps if isinstance(self.steps, tuple) else (self.steps,)
 
     @property
     def total(self) -> int:
-        """Steps of all stages."""
+        """Number of steps of all stages together."""
         return sum(self.stages)
 
     def cost(self, classes: int) -> float:
-        """Return the evaluations of one restart of one image.
+        """Return the number of evaluations for one restart of one image.
 
-        The iterates, the candidates, and what each stage returns once more.
+        They are the steps, the candidates of the start, and the last evaluation of each stage.
+
+        Parameters
+        ----------
+        classes : int
+            Number of classes to choose from: 1 if the label is known.
         """
-        ends = sum(n > 0 for n in self.stages)
-        return self.total + ends / 3 + tried(self.init, classes) / 3
+        last = sum(n > 0 for n in self.stages)
+        return self.total + last / 3 + tried(self.init, classes) / 3
 
-    def within(self, budget: float, restarts: int, classes: int) -> Solver:
-        """Return this solver with as many steps as fit into a budget.
+    def with_budget(self, budget: float, restarts: int, classes: int) -> Solver:
+        """Return this solver with the largest number of steps that a budget allows.
 
-        The unit is one forward and backward pass of the generator for one image;
-        candidates, restarts and the last evaluation count.
+        Candidates, restarts and the last evaluations count.
+
+        Parameters
+        ----------
+        budget : float
+            Evaluations for one image. An evaluation is one forward and one backward pass of the
+            generator for one image.
+        restarts : int
+            Number of restarts, at least 1.
+        classes : int
+            Number of classes to choose from: 1 if the label is known.
 
         Raises
         ------
-        ValueError
-            If the budget does not pay for a single step.
+        InputError
+            If the budget is less than the cost of a single step, or is not finite.
         """
-        least = restarts * replace(self, steps=1).cost(classes)
-        if not least - 1e-9 <= budget < math.inf:
+
+        def cost(steps: int) -> float:
+            return restarts * replace(self, steps=steps).cost(classes)
+
+        if not cost(1) - 1e-9 <= budget < math.inf:
             raise InputError(
-                f"budget must be at least {least:.1f} evaluations for {restarts} restart(s) with "
+                f"budget must be at least {cost(1):.1f} evaluations for {restarts} restart(s) with "
                 f"init={self.init!r} and finite, got {budget}; raise it, or choose a cheaper init"
             )
-        steps = int(budget / restarts + 1e-9)
-        while restarts * replace(self, steps=steps).cost(classes) > budget + 1e-9:
-            steps -= 1
-        return replace(self, steps=steps)
+        fits, too_many = 1, int(budget / restarts + 1e-9) + 1
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if cost(middle) <= budget + 1e-9:
+                fits = middle
+            else:
+                too_many = middle
+        return replace(self, steps=fits)
 
     def __post_init__(self) -> None:
-        usual = next(f.default for f in fields(self) if f.name == "steps")
-        given = self.steps if isinstance(self.steps, (tuple, list)) else (self.steps,)
-        if not all(is_whole(n) and n >= 0 for n in given) or sum(given) < 1:
-            raise InputError(f"steps must be a positive integer, got {self.steps!r}")
-        if isinstance(usual, tuple):
-            if len(given) == 1:
-                given = shared_out(given[0], usual)
-            if len(given) != len(usual):
-                raise InputError(
-                    f"steps must be one number or one for each of the {len(usual)} stages, "
-                    f"got {self.steps!r}"
-                )
-            object.__setattr__(self, "steps", tuple(given))
-        elif len(given) != 1 or isinstance(self.steps, (tuple, list)):
-            raise InputError(f"steps must be one positive integer, got {self.steps!r}")
-        if not is_whole(self.max_batch) or self.max_batch < 1:
-            raise InputError(f"max_batch must be a positive integer, got {self.max_batch!r}")
+        for f in fields(self):
+            if f.name not in ("steps", "init", "perceptual"):
+                value = _checked(f.name, getattr(self, f.name), f.default)
+                object.__setattr__(self, f.name, value)
+        object.__setattr__(self, "steps", self._checked_steps())
+        check_init(self.init)
+        if not isinstance(self.init, str) and not callable(self.init):
+            raise InputError(
+                "init of a solver must be a name or a callable; pass latents to gprior.solve as "
+                "init=latents"
+            )
         check_perceptual(self.perceptual, type(self).__name__, self.has_perceptual)
 
+    def _checked_steps(self) -> int | tuple[int, ...]:
+        """Return the steps as one integer, or as one integer for each stage of the method."""
+        default = next(f.default for f in fields(self) if f.name == "steps")
+        staged = isinstance(self.steps, (tuple, list))
+        steps = tuple(self.steps) if isinstance(self.steps, (tuple, list)) else (self.steps,)
+        steps = tuple(integer("steps", n, least=0 if staged else 1) for n in steps)
+        if sum(steps) < 1:
+            raise InputError(f"steps must be positive in at least one stage, got {self.steps!r}")
+        if not isinstance(default, tuple):
+            if staged:
+                raise InputError(f"steps must be one positive integer, got {self.steps!r}")
+            return steps[0]
+        if len(steps) == 1:
+            steps = divided(steps[0], default)
+        if len(steps) != len(default):
+            raise InputError(
+                f"steps must be one number or one for each of the {len(default)} stages, "
+                f"got {self.steps!r}"
+            )
+        return steps
+
     def constants(self) -> dict[str, Any]:
-        """Return the fields as JSON values, for records."""
+        """Return the fields as values that JSON can store."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
-def shared_out(total: int, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """Return whole numbers that sum to ``total``, in proportion to ``usual``.
+def divided(total: int, proportions: tuple[int, ...]) -> tuple[int, ...]:
+    """Return integers that sum to ``total`` and have nearly these proportions.
 
-    >>> shared_out(400, (300, 200, 100, 100))
+    >>> divided(400, (300, 200, 100, 100))
     (172, 114, 57, 57)
     """
-    exact = [total * n / sum(usual) for n in usual]
-    found = [int(x) for x in exact]
-    short = sorted(range(len(usual)), key=lambda k: found[k] - exact[k])
-    for k in short[: total - sum(found)]:
-        found[k] += 1
-    return tuple(found)
+    exact = [total * n / sum(proportions) for n in proportions]
+    parts = [int(x) for x in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda k: parts[k] - exact[k])
+    for k in by_remainder[: total - sum(parts)]:
+        parts[k] += 1
+    return tuple(parts)
 
 
-def is_whole(value: Any) -> bool:
-    """Return whether a value is an integer, which a bool is not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """Return a constant, checked and converted to the type of its default."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be True or False, got {value!r}")
+        return value
+    if isinstance(default, int):
+        return integer(name, value, least=1 if name == "max_batch" else 0)
+    if isinstance(default, float):
+        return number(name, value, least=0)
+    if isinstance(default, tuple) and default and isinstance(default[0], float):
+        if not isinstance(value, (tuple, list)) or len(value) != len(default):
+            raise InputError(f"{name} must be {len(default)} numbers, got {value!r}")
+        return tuple(number(name, part, least=0) for part in value)
+    return value
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as strict JSON has it; a network or a tensor by the name of its type."""
+    """Return a value that strict JSON can store: for an object, the name of its type."""
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

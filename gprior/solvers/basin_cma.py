@@ -1,43 +1,49 @@
-"""BasinCMA and its family: populations of latents, refined by gradients.
+"""BasinCMA and its family: populations of latents that gradients improve.
 
 Huh, Zhang, Zhu, Paris and Hertzmann 2020, "Transforming and projecting images into
-class-conditional generative networks", arXiv:2005.01703. Over z, and the class embedding c
-where a prior has one ::
+class-conditional generative networks", arXiv:2005.01703. The objective, over z and over the class
+embedding c if the prior has one, is ::
 
     J = λ_pix |y - A x|² + λ_abs |y - A x|_1 + λ_vgg |φ(y) - φ(A x)|²,  x = G(z, c),  |z_i| ≤ 2
 
-``basincma`` (their algorithm 1, lines 13 to 23): 30 times, draw a population from CMA-ES, reset
-c, take 30 steps of Adam on each member's (z, c), and let CMA-ES learn from where they ended and
-how well; then 300 more steps. ``cma`` has no gradients, ``cma+adam`` only at the end, and
-``adam`` only from random latents, the best of which is kept (their appendix A).
+``basincma`` is lines 13 to 23 of algorithm 1 in the paper. It does the following 30 times: it draws
+a population from CMA-ES, sets c back to its start, and takes 30 steps of Adam on (z, c) of each
+member; then CMA-ES learns from the points where the members end and from their losses. Finally, it
+takes 300 more steps. ``cma`` has no gradients, and ``cma+adam`` has them only at the end. ``adam``
+starts only from random latents and keeps the best result (appendix A of the paper).
 
 Differs from the authors' code
 ------------------------------
-- The last 300 steps polish the archive of the best points seen. Theirs redraws a population
-  from the final distribution and throws those away: ``elites=False``, which costs half or more
-  of what the evolution gained over equal restarts, ``outer="random"``, in our benchmarks.
-- The sampler learns from where members ended (``told="optimised"``), or from where they
-  started (``"sampled"``); the paper is ambiguous and its two code branches differ.
-- CMA-ES is isotropic or diagonal in torch, many images at once: in so few generations a full
-  covariance stays within some per cent of the identity. ``outer="cma"`` is their package.
-- The clamp is a projection after every step. What is returned satisfies it and has the loss
-  that is reported; theirs is a step past both.
-- As in `gprior.solvers.lbrgm` squares with the weight 255² / 2 carry the data. Theirs are L1
-  and 10 LPIPS on [-1, 1]: ``pixel=0, absolute=2, feature=7`` in our units.
-- The foreground's mask weighs each layer of the perceptual distance, as in their equation 7;
-  their code takes one mean over an upsampled map.
-- c starts from a label, a distribution over classes, a classifier, or the best of all classes.
-  A prior without an embedding has its class vector searched on the simplex where
-  ``search_class=True``.
-- An encoder or latents centre the population, with variance 0.5 as theirs.
-- Transforms: scales and brightness are logarithms, so that no scale turns negative; shifts are
-  of the scaled object, as their inverse assumes and their start does not; shrinking is
-  filtered; brightness varies a quarter as much as the rest, because a darker image has the
-  smaller error while its shape is still wrong. The search starts where ``foreground``, or what
-  stands out in y, has the object, against the box of what the prior draws before a plain
-  background; theirs against that of an object detector. It has more generations of fewer
-  steps where the budget is small, and may act inside any A.
-- Fine-tuning of the generator's weights and the blending of edits are not part of a solver.
+- The last 300 steps improve the best points of all generations. The authors' code draws a new
+  population from the final distribution and discards the points that were optimised;
+  ``elites=False`` does the same. In the benchmarks of gprior, this loses half or more of what the
+  evolution gains over an equal number of restarts (``outer="random"``).
+- The sampler learns from the points where members end (``learn_from="optimised"``), or where they
+  start (``"sampled"``). The paper is ambiguous, and the two branches of the authors' code differ.
+- CMA-ES is isotropic or diagonal and runs in torch, for many images at the same time. In so few
+  generations, a full covariance stays within some per cent of the identity. ``outer="cma"`` uses
+  the package that the authors use.
+- The clamp is a projection after every step. The returned code satisfies it and has the loss that
+  is reported. In the authors' code, the result is one step past both.
+- As in `gprior.solvers.lbrgm`, the data term is the squared error with the weight 255² / 2. The
+  authors use the L1 distance and 10 LPIPS, on [-1, 1]: ``pixel=0, absolute=2, feature=7`` in the
+  units of gprior.
+- The foreground mask weights each layer of the perceptual distance, as in equation 7 of the paper.
+  The authors' code takes one mean over an upsampled map.
+- c starts from a label, a distribution over classes, a classifier, or the best of all classes. If
+  a prior has classes but no embedding, ``search_class=True`` searches its class vector on the
+  simplex.
+- If an encoder or latents are given, they are the centre of the population, with variance 0.5 as
+  in the authors' code.
+- In transforms, the scales and the brightness are logarithms, so that no scale becomes negative.
+  Shifts move the scaled object, as the authors' inverse assumes, but their starting point does
+  not. Images that shrink are filtered. The brightness varies a quarter as much as the other
+  parameters, because a darker image has a smaller error while its shape is still wrong. The search
+  starts at the object of ``foreground``, or at the object that differs from the border of y. It is
+  compared with the box of the prior's samples on a plain background; the authors use the box of an
+  object detector. If the budget is small, the search has more generations with fewer steps. The
+  transform may act inside any A.
+- Solvers do not fine-tune the weights of the generator, and do not blend edits.
 """
 
 from __future__ import annotations
@@ -49,25 +55,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gprior.problem import Problem
+from gprior.checks import integer
+from gprior.priors import Prior
+from gprior.problem import BACKGROUND, Problem
 from gprior.search import Adam, Objective, Space, Trial, Variables, Watch
-from gprior.solvers import placement as transforms
-from gprior.solvers.base import is_whole
-from gprior.solvers.population_base import OUTSIDE, Plan, Population
+from gprior.solvers import placement
+from gprior.solvers.population_base import Plan, Population
 
 __all__ = ["CMA", "AdamSeeds", "BasinCMA", "CMAAdam"]
 
 
 @dataclass(frozen=True)
 class AdamSeeds(Population):
-    """Adam from random latents, the best of which is kept: ``adam``.
+    """Adam from random latents, of which the best result is kept: ``adam``.
 
     Parameters
     ----------
-    steps, population
-        Iterates of each of the latents; the paper has 500 of 18.
-    bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
-        As for `Population`.
+    steps, population : int
+        Number of steps for each latent, and number of latents. The paper has 500 and 18.
+    bound, pixel, absolute, feature, lr, lr_class, search_class
+        See `Population`.
     init, perceptual, max_batch
         See `Solver`.
     """
@@ -76,7 +83,7 @@ class AdamSeeds(Population):
 
     @property
     def plan(self) -> Plan:
-        """No generation, only final steps."""
+        """Final steps alone, without generations."""
         return Plan(0, 0, self.steps)
 
 
@@ -87,11 +94,11 @@ class CMA(Population):
     Parameters
     ----------
     steps : int
-        Generations; the paper has 300.
+        Number of generations. The paper has 300.
     outer : {"csa", "diagonal", "cma", "random"}
-        Isotropic, diagonal, the package ``cma``, or random draws.
-    population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
-        As for `Population`; no step is taken, so the class stays what it is.
+        The sampler: isotropic CMA-ES, diagonal CMA-ES, the package ``cma``, or random draws.
+    population, bound, pixel, absolute, feature, lr, lr_class, search_class
+        See `Population`. The method takes no gradient steps, so the class stays the same.
     init, perceptual, max_batch
         See `Solver`.
     """
@@ -101,7 +108,7 @@ class CMA(Population):
 
     @property
     def plan(self) -> Plan:
-        """Generations alone."""
+        """Generations alone, without final steps."""
         return Plan(self.steps, 0, 0, self.outer)
 
 
@@ -112,15 +119,16 @@ class CMAAdam(Population):
     Parameters
     ----------
     steps : tuple of 2 int
-        Generations, and final steps of each polished member; the paper has 100 and 500.
+        Number of generations, and of the final steps of each member. The paper has 100 and 500.
     outer : {"csa", "diagonal", "cma", "random"}
-        Isotropic, diagonal, the package ``cma``, or random draws.
+        The sampler: isotropic CMA-ES, diagonal CMA-ES, the package ``cma``, or random draws.
     elites : bool
-        Polish the best points seen; else a population drawn from the last distribution.
+        Whether the final steps start from the best points of all generations. Otherwise they start
+        from a population that is drawn from the last distribution.
     polish : int, optional
-        How many of them; None for as many as the population.
-    population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
-        As for `Population`.
+        Number of members in the final steps, at least 1. None means the size of the population.
+    population, bound, pixel, absolute, feature, lr, lr_class, search_class
+        See `Population`.
     init, perceptual, max_batch
         See `Solver`.
     """
@@ -132,59 +140,63 @@ class CMAAdam(Population):
 
     @property
     def plan(self) -> Plan:
-        """Generations without steps, and final steps."""
-        return Plan(self.stages[0], 0, self.stages[1], self.outer, "sampled", *self._end)
+        """Generations without gradient steps, then final steps."""
+        return Plan(self.stages[0], 0, self.stages[1], self.outer, "sampled", *self._final_stage)
 
     @property
-    def _end(self) -> tuple[bool, int | None]:
+    def _final_stage(self) -> tuple[bool, int | None]:
+        """The last two entries of a plan."""
         return self.elites, self.polish
 
 
 @dataclass(frozen=True)
 class BasinCMA(CMAAdam):
-    """CMA-ES over latents that Adam refines in every generation: ``basincma``.
+    """CMA-ES over latents that Adam improves in every generation: ``basincma``.
 
     Parameters
     ----------
     steps : int or tuple of 3 int
-        Generations, steps of each member in each, and final steps: 30, 30 and 300. One number
-        is all the steps of a member; the two nested loops get the square root of its share.
-    told : {"optimised", "sampled"}
-        Whether CMA-ES learns where a member ended, or where it started.
+        Number of generations, of steps of each member in a generation, and of final steps. One
+        number is the total number of steps of a member. A total that is f times the default
+        multiplies each of the two nested numbers by √f.
+    learn_from : {"optimised", "sampled"}
+        Whether CMA-ES learns from the points where members end, or where they start.
     transform : bool
-        First search, with as many steps, how the object is scaled, shifted and brightened, see
-        `gprior.solvers.placement`, from where ``foreground`` or the image y has it. The code has
-        it as ``transform``, and ``Result.diagnostics["uncovered"]`` is the share of pixels that
-        no pixel of the generated image reaches.
+        Whether to search first, with as many steps, how the object is scaled, shifted and
+        brightened (see `gprior.solvers.placement`). The search starts from the object in
+        ``foreground`` or in the image y. The code then has a ``transform``, and
+        ``Result.diagnostics["uncovered"]`` is the fraction of pixels that no pixel of the
+        generated image reaches.
     outer, elites, polish
-        As for `CMAAdam`.
-    population, bound, pixel, absolute, feature, lr, lr_class, search_class, foreground
-        As for `Population`.
+        See `CMAAdam`.
+    population, bound, pixel, absolute, feature, lr, lr_class, search_class
+        See `Population`.
     init, perceptual, max_batch
         See `Solver`.
     """
 
     steps: int | tuple[int, ...] = (30, 30, 300)
-    told: str = "optimised"
+    learn_from: str = "optimised"
     transform: bool = False
 
     def __post_init__(self) -> None:
-        if is_whole(self.steps) and self.steps > 0:  # type: ignore[operator]
-            object.__setattr__(self, "steps", nested(self.steps, (30, 30, 300)))  # type: ignore[arg-type]
+        if not isinstance(self.steps, (tuple, list)):
+            object.__setattr__(self, "steps", nested(self.steps, (30, 30, 300)))
         super().__post_init__()
 
     @property
     def plan(self) -> Plan:
-        """Generations with steps, and final steps."""
+        """Generations with gradient steps, then final steps."""
         outer, inner, final = self.stages
-        return Plan(outer, inner, final, self.outer, self.told, *self._end)
+        return Plan(outer, inner, final, self.outer, self.learn_from, *self._final_stage)
 
     @property
-    def placing(self) -> tuple[int, int]:
-        """Generations and steps of the transform's search.
+    def transform_search(self) -> tuple[int, int]:
+        """Number of generations, and of steps in each, for the search of the transform.
 
-        Five numbers need their generations more than latents that go on from the last best
-        ones need steps: up to 30 where four steps remain for each.
+        The five numbers of a transform need many generations. Latents need few steps, because they
+        start near the best latents so far. So there are up to 30 generations, as long as each
+        has at least four steps.
         """
         outer, inner = self.plan.outer, self.plan.inner
         generations = max(outer, min(30, outer * inner // 4))
@@ -192,14 +204,14 @@ class BasinCMA(CMAAdam):
 
     @property
     def total(self) -> int:
-        """Steps of a row, those of the transform's search included."""
-        return self.columns + self.transform * math.prod(self.placing)
+        """Number of steps of each member, which includes the search of the transform."""
+        return self.columns + self.transform * math.prod(self.transform_search)
 
     def cost(self, classes: int) -> float:
-        """Return the evaluations of one restart, with the transform's search."""
-        generations, steps = self.placing
-        searched = generations * transforms.MEMBERS * (steps + 1 / 3)
-        return super().cost(classes) + self.transform * searched
+        """Return the evaluations of one restart, which include the search of the transform."""
+        generations, steps = self.transform_search
+        transform_cost = generations * placement.MEMBERS * (steps + 1 / 3)
+        return super().cost(classes) + self.transform * transform_cost
 
     def prepare(
         self,
@@ -210,57 +222,64 @@ class BasinCMA(CMAAdam):
         adam: Adam,
         watch: Watch,
     ) -> tuple[Problem, Variables, Callable[[int], Trial], Tensor]:
-        """Search the transform first, where one is wanted, and hold it from there on."""
+        """Search the transform first, if the method has one, and keep it constant afterwards."""
         if not self.transform:
             return super().prepare(problem, start, space, objective, adam, watch)
-        phi, spread = self.first(problem)
+        phi, spread = self.first_transform(problem)
         start = {**start, "transform": phi}
-        problem = replace(problem, prior=transforms.Transformed(problem.prior))
-        kept = transforms.pointwise(problem)
-        kind = transforms.framed if kept else transforms.through
+        problem = replace(problem, prior=placement.Transformed(problem.prior))
+        pointwise = placement.pointwise(problem)
+        frame = placement.in_generator_frame if pointwise else placement.in_measurement_frame
 
         def trial(steps: int) -> Trial:
-            return kind(space, objective, steps, adam)
+            return frame(space, objective, steps, adam)
 
-        generations, inner = self.placing
-        once = trial(inner)
-        phi, spent = transforms.search(
-            problem, start, spread, once, generations, self.max_batch, watch
+        generations, inner = self.transform_search
+        phi, spent = placement.search(
+            problem, start, spread, trial(inner), generations, self.max_batch, watch
         )
-        if kept:
-            seen = transforms.covered(phi, problem.y[0].shape[2:])
-            weight = seen if problem.weight is None else problem.weight * seen
-            problem = replace(problem, fit=[problem.fit[0] * seen], weight=weight, maps=None)
+        if pointwise:
+            covered = placement.covered(phi, problem.y[0].shape[2:])
+            weight = covered if problem.weight is None else problem.weight * covered
+            problem = replace(problem, fit=[problem.fit[0] * covered], weight=weight, maps=None)
         return problem, {**start, "transform": phi}, trial, spent
 
-    def first(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Return where the search of transforms starts (R, 5), and how widely (R,).
+    def render(self, prior: Prior, code: Variables) -> Tensor:
+        """Return the images of a code, which are transformed if the code has a transform."""
+        return super().render(placement.Transformed(prior) if "transform" in code else prior, code)
 
-        At the box of the foreground, or of what stands out in y where it is an image without
-        gaps; else at no transform.
+    def first_transform(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return the transforms at which the search starts (R, 5), and their deviations (R,).
+
+        The first transform moves the usual box onto the foreground. Without a foreground, it moves
+        the box onto the object in y, if y is an image without gaps; otherwise φ is 0.
         """
         prior, weight, y = problem.prior, problem.weight, problem.y[0]
         if weight is not None:
-            seen = (weight > (1 + OUTSIDE) / 2).to(weight)
+            mask = (weight > (1 + BACKGROUND) / 2).to(weight)
             known = torch.ones_like(weight)
-        elif transforms.pointwise(problem):
+        elif placement.pointwise(problem):
             known = (problem.fit[0] > 0).to(y)
-            seen = transforms.standing_out(y, known)
+            mask = placement.salient_mask(y, known)
         else:
-            nowhere = torch.zeros(len(problem), transforms.SIZE).to(prior.like)
-            return nowhere, torch.full_like(nowhere[:, 0], transforms.SPREAD)
-        found = transforms.dense(known)
-        phi = transforms.placement(seen, transforms.usual_box(prior)) * found[:, None]
-        return phi, torch.where(found, transforms.NEAR, transforms.SPREAD).to(phi)
+            identity = prior.like.new_zeros(len(problem), placement.SIZE)
+            return identity, torch.full_like(identity[:, 0], placement.SPREAD)
+        located = placement.densely_known(known)
+        phi = placement.transform_onto(mask, placement.usual_box(prior)) * located[:, None]
+        near = phi.new_tensor(placement.SPREAD_AT_OBJECT)
+        return phi, torch.where(located, near, phi.new_tensor(placement.SPREAD))
 
 
-def nested(total: int, usual: tuple[int, int, int]) -> tuple[int, int, int]:
+def nested(total: int, proportions: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return outer, inner and final steps with outer · inner + final = total.
+
+    A total of one step gives one generation with one step.
 
     >>> nested(1200, (30, 30, 300)), nested(300, (30, 30, 300)), nested(1, (30, 30, 300))
     ((30, 30, 300), (15, 15, 75), (1, 1, 0))
     """
-    outer, inner, final = usual
+    total = integer("steps", total, least=1)
+    outer, inner, final = proportions
     scale = math.sqrt(total / (outer * inner + final))
     a = max(int(outer * scale + 1e-9), 1)
     b = max(int(inner * scale + 1e-9), 1)

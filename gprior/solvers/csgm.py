@@ -1,22 +1,23 @@
 """CSGM: gradient descent over the latent z.
 
 Bora, Jalal, Price and Dimakis 2017, "Compressed sensing using generative models",
-arXiv:1703.03208. Objective (their eq. 3), over z::
+arXiv:1703.03208. The objective (equation 3 of the paper), over z, is ::
 
     J = λ_data |y - A G(z)|² + λ |z|²
 
-minimised by Adam from random latents, the best of several restarts by J. It asks nothing
-of a generator but z, so it is what `gprior.solve` takes for priors without styles.
+Adam minimises J from random latents. Of several restarts, the one with the lowest J is kept. The
+method needs no input of a generator except z. `gprior.solve` therefore uses it for priors that
+have no styles.
 
 Differs from the authors' code
 ------------------------------
-- λ = 0.001 on the sum of 100 squares is theirs for their DCGAN: 0.1 on the mean of z².
-  Their A has entries of unit variance, so that their mean over measurements is a sum over
-  pixels, 4 · 12288 = 49152 times our mean over 64-pixel RGB images in [0, 1]; λ_data = 255² / 2
-  is of that order.
-- The best iterate by the stopping criterion is returned, not the last one of each
-  restart; ``restarts`` is an argument of `gprior.solve`.
-- Images that do not fill the last batch are solved like all others.
+- The authors use λ = 0.001 on the sum of the 100 squares of z for their DCGAN. This equals 0.1 on
+  the mean of z². The entries of their A have unit variance, so their mean over the measurements
+  equals a sum over pixels: 4 · 12288 = 49152 times the mean that gprior takes over 64-pixel RGB
+  images in [0, 1]. λ_data = 255² / 2 has the same order of magnitude.
+- gprior returns the best iterate by the stopping criterion. The authors' code returns the last
+  iterate of each restart. The number of restarts is the argument ``restarts`` of `gprior.solve`.
+- Images that do not fill the last batch are solved like all other images.
 """
 
 from __future__ import annotations
@@ -24,10 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from gprior.problem import Problem
-from gprior.search import GRAY_LEVEL, Adam, Init, Objective, Outcome, Watch, Z
+from gprior.search import GRAY_LEVEL, Adam, Init, Objective, Outcome, Term, Watch, Z, fidelity
 from gprior.solvers.base import Solver
 
 __all__ = ["CSGM"]
@@ -40,13 +39,13 @@ class CSGM(Solver):
     Parameters
     ----------
     fidelity : float
-        λ_data, on the mean of (y - A x)² over observed entries.
+        Weight λ_data ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     latent : float
-        λ, on the mean of z².
+        Weight λ ≥ 0 of the mean of z².
     lr : float
-        Adam's step.
+        Step size of Adam for z.
     steps, init, perceptual, max_batch
-        See `Solver`; there is no perceptual term.
+        See `Solver`. This method has no perceptual term, so ``perceptual=True`` is refused.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
@@ -57,10 +56,10 @@ class CSGM(Solver):
     latent: float = 0.1
     lr: float = 0.1
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         objective = Objective(
-            fidelity=self.fidelity,
-            regularizers={"latent": (self.latent, lambda u, *_: u["z"].square().mean(1))},
+            fidelity(self.fidelity),
+            Term("latent", self.latent, lambda at: at.variables["z"].square().mean(1)),
         )
-        return self.search(problem, c, watch, objective, (Z(), Adam(self.lr)))
+        return self.search(problem, watch, objective, (Z(), Adam(self.lr)))

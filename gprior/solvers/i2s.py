@@ -2,21 +2,23 @@
 
 Abdal, Qin and Wonka 2019, "Image2StyleGAN: How to embed images into the StyleGAN latent
 space?", arXiv:1904.03189, and 2020, "Image2StyleGAN++: How to edit the embedded images?",
-arXiv:1911.11544. Over w+ = (w_1, ..., w_L) from the mean style, by Adam::
+arXiv:1911.11544. The objective, over w+ = (w_1, ..., w_L), is ::
 
     J = λ_pix |y - A G(w+)|² + λ_vgg |φ(y) - φ(A G(w+))|²
 
-I2S++ then holds w+ and minimises J over the noise maps.
+Adam minimises J from the mean style. I2S++ then keeps w+ constant and minimises J over the noise
+maps.
 
 Differs from the authors' code
 ------------------------------
-- Their step 0.01 on w is 0.022 of the spread s of its entries, for 5000 iterations. The
-  default is ten times as large, which a few hundred iterations need; theirs is
-  ``lr=0.022``. Step sizes of the noise maps are not in the papers.
-- Their pixel weight is 1 on images in [-1, 1]: 4 on [0, 1]. As in `gprior.solvers.lbrgm`
-  the default is 255² / 2, theirs is ``pixel=4``.
-- The noise maps start from the generator's constants.
-- They embed images (A = 1); the masked losses of I2S++ are A here.
+- The authors' step size 0.01 for w is 0.022 of the spread s of the entries of w, and they take
+  5000 steps. The default here is ten times as large, because a few hundred steps need it;
+  ``lr=0.022`` is the authors' value. The papers do not give step sizes for the noise maps.
+- The authors' pixel weight is 1 on images in [-1, 1], which is 4 on [0, 1]. As in
+  `gprior.solvers.lbrgm` the default is 255² / 2; ``pixel=4`` is the authors' value.
+- The noise maps start from the constants of the generator.
+- The authors embed images, so their A is the identity. The masked losses of I2S++ are
+  expressed by A here.
 """
 
 from __future__ import annotations
@@ -24,10 +26,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from gprior.problem import Problem
-from gprior.search import GRAY_LEVEL, Adam, Held, Init, Noise, Objective, Outcome, Watch, WPlus
+from gprior.search import (
+    GRAY_LEVEL,
+    Adam,
+    FixedStyles,
+    Init,
+    Noise,
+    Objective,
+    Outcome,
+    Watch,
+    WPlus,
+    fidelity,
+    perceptual,
+)
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
 
@@ -41,14 +53,14 @@ class I2S(Solver):
     Parameters
     ----------
     pixel : float
-        λ_pix, on the mean of (y - A x)² over observed entries, images in [0, 1]; the
-        paper's is 4.
+        Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+        The paper's value is 4.
     feature : float
-        λ_vgg, on the perceptual distance in units of its median over prior samples.
+        Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     lr : float
-        Adam's step of w, in units of its spread s; the paper's is 0.022.
+        Step size of Adam for w, in units of the spread s of w. The paper's value is 0.022.
     steps, init, perceptual, max_batch
-        See `Solver`; the paper has 5000 steps and ``init="mean"``.
+        See `Solver`. The paper has 5000 steps and ``init="mean"``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
@@ -58,11 +70,11 @@ class I2S(Solver):
     feature: float = 1.0
     lr: float = 0.22
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over w+."""
-        objective = Objective(self.pixel, self.feature)
+        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
         adam = Adam(self.lr * spread(problem.prior))
-        return self.search(problem, c, watch, objective, (WPlus(), adam))
+        return self.search(problem, watch, objective, (WPlus(), adam))
 
 
 @dataclass(frozen=True)
@@ -71,19 +83,21 @@ class I2SPlusPlus(I2S):
 
     Parameters
     ----------
+    steps : int or tuple of 2 int
+        Number of steps for w+ and for the noise maps.
     lr_noise : float
-        Adam's step of the noise maps.
-    pixel, feature, lr, steps, init, perceptual, max_batch
-        As for `I2S`; steps are those of w+ and of the noise maps.
+        Step size of Adam for the entries of the noise maps.
+    pixel, feature, lr, init, perceptual, max_batch
+        See `I2S`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "noise"})
     steps: int | tuple[int, ...] = (800, 400)
     lr_noise: float = 0.1
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over w+, then over the noise maps."""
-        objective = Objective(self.pixel, self.feature)
+        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
         adam = Adam({"w": self.lr * spread(problem.prior), "noise": self.lr_noise})
-        stages = (WPlus(), adam), (Held() & Noise(), adam)
-        return self.search(problem, c, watch, objective, *stages)
+        stages = (WPlus(), adam), (FixedStyles() & Noise(), adam)
+        return self.search(problem, watch, objective, *stages)

@@ -1,32 +1,31 @@
-"""Latent search: any product of spaces, by Adam or L-BFGS, under the data terms alone.
+"""Latent search: any product of spaces, by Adam or L-BFGS, with the data terms alone.
 
-The plain searches that papers compare themselves with: over (w+, content, noise), written
-(W+, S, B) in the SPHInX paper (Thiagarajan et al. 2022), (z+, content, noise), or one space
-alone ::
+Papers compare their methods with these plain searches: over (w+, content, noise), which the
+SPHInX paper (Subramanyam et al. 2022) writes as (W+, S, B), over (z+, content, noise), or over one
+space alone. The objective is ::
 
     J = λ_pix |y - A G(u)|² + λ_vgg |φ(y) - φ(A G(u))|²
 
-Steps are in units of each variable's own spread: of w, s; of the others, 1.
+Step sizes of w are in units of its spread s. The other variables have a spread of about 1, so
+their step sizes need no unit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import Any, ClassVar, cast
 
 from gprior.checks import InputError
-from gprior.priors import Prior
+from gprior.priors import HasFilters, Prior
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
     Adam,
     Content,
     Filters,
-    Held,
+    FixedStyles,
     Init,
     Noise,
     Objective,
@@ -37,8 +36,9 @@ from gprior.search import (
     WPlus,
     Z,
     ZPlus,
+    fidelity,
     minimise_by_lbfgs,
-    starting_point,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
@@ -51,30 +51,31 @@ EXTRAS = ("content", "noise")
 
 @dataclass(frozen=True)
 class Latent(Solver):
-    """Search a product of spaces under the data terms alone.
+    """Search a product of spaces with the data terms alone.
 
     Parameters
     ----------
-    spaces : tuple of str
+    spaces : str or tuple of str
         At most one of "z", "z+", "w", "w+" and "w++" (one style per output filter), and
-        any of "content" and "noise". Without the first kind the styles stay as they start.
+        any of "content" and "noise". Without one of the first five, the styles keep their starting
+        values.
     optimizer : {"adam", "lbfgs"}
-        L-BFGS has a strong-Wolfe line search of its own for each image, and solves one
-        image after the other.
+        L-BFGS does a separate strong-Wolfe line search for each image, and solves one image
+        after the other.
     pixel : float
-        λ_pix, on the mean of (y - A x)² over observed entries.
+        Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     feature : float
-        λ_vgg, on the perceptual distance in units of its median over prior samples.
+        Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     lr, lr_content, lr_noise : float
-        Adam's steps of the latent (of w, w+ and w++ in units of s), the content and the
-        noise maps; L-BFGS has its own.
+        Step sizes of Adam for the latent (in units of s for w, w+ and w++), for the content and for
+        the noise maps. L-BFGS does not use them.
     steps, init, perceptual, max_batch
-        See `Solver`. With L-BFGS a step is one evaluation, of its line search too.
+        See `Solver`. With L-BFGS, every evaluation counts as a step, also those of the line search.
 
     Raises
     ------
-    ValueError
-        If a space or an optimizer is unknown, or there are two latents.
+    InputError
+        If a space or the optimizer is unknown, or there are two latents.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
@@ -90,44 +91,45 @@ class Latent(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = tuple(self.names)
-        unknown = [name for name in given if name not in LATENTS + EXTRAS]
-        if unknown or not given or len(set(given)) != len(given):
+        names = tuple(self.names)
+        unknown = [name for name in names if name not in LATENTS + EXTRAS]
+        if unknown or not names or len(set(names)) != len(names):
             raise InputError(
                 f"spaces must be different names among {LATENTS + EXTRAS}, got {self.spaces!r}"
             )
-        if len(set(given) & set(LATENTS)) > 1:
-            raise InputError(f"spaces must have one latent at most, got {self.spaces!r}")
+        if len(set(names) & set(LATENTS)) > 1:
+            raise InputError(
+                f"spaces must have one latent at most (of {LATENTS}), got {self.spaces!r}"
+            )
         if self.optimizer not in ("adam", "lbfgs"):
             raise InputError(f"optimizer must be 'adam' or 'lbfgs', got {self.optimizer!r}")
-        object.__setattr__(self, "spaces", given)
+        object.__setattr__(self, "spaces", names)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The spaces, as a tuple."""
+        """The names of the spaces, as a tuple."""
         return (self.spaces,) if isinstance(self.spaces, str) else self.spaces
 
     def required(self) -> frozenset[str]:
-        """Return the inputs that these spaces set."""
-        own = {
+        """Return the inputs of the prior that these spaces set."""
+        inputs = {
             "z+": {"w"}, "w": {"w"}, "w+": {"w"}, "w++": {"filters"},
             "content": {"w", "content"}, "noise": {"w", "noise"},
         }  # fmt: skip
-        return self.needs.union(*(own.get(name, set()) for name in self.names))
+        return self.needs.union(*(inputs.get(name, set()) for name in self.names))
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
-        """Minimise J over the product."""
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
+        """Minimise J over the product of the spaces."""
         space = self.space(problem.prior)
-        objective = Objective(self.pixel, self.feature)
+        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
         if self.optimizer == "lbfgs":
-            start, cost = starting_point(problem, objective, self.init, c, self.max_batch)
+            start, cost = self.starting_point(problem, objective, space)
             outcome = minimise_by_lbfgs(problem, space, objective, start, self.total, watch)
-            outcome.evaluations += cost
-            return outcome
+            return replace(outcome, evaluations=outcome.evaluations + cost)
         unit = spread(problem.prior) if {"w", "w+", "w++"} & set(self.names) else 1.0
         rates = {"z": self.lr, "z+": self.lr, "w": self.lr * unit}
         adam = Adam({**rates, "content": self.lr_content, "noise": self.lr_noise})
-        return self.search(problem, c, watch, objective, (space, adam))
+        return self.search(problem, watch, objective, (space, adam))
 
     def space(self, prior: Prior) -> Space:
         """Return the product of the spaces."""
@@ -136,11 +138,11 @@ class Latent(Solver):
             "z+": lambda: ZPlus(prior),
             "w": W,
             "w+": WPlus,
-            "w++": lambda: Filters(prior.num_filters),
+            "w++": lambda: Filters(cast(HasFilters, prior).num_filters),
             "content": Content,
             "noise": Noise,
         }
         parts: list[Space] = [make[name]() for name in self.names]
         if not set(self.names) & set(LATENTS):
-            parts.insert(0, Held())
+            parts.insert(0, FixedStyles())
         return reduce(and_, parts)

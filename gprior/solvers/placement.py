@@ -1,317 +1,182 @@
-"""Where the object stands: shift, scale and brightness between the generator and A.
+"""Search for the position, size and brightness of the object: a transform T between G and A.
 
-T maps a generated image into the frame of the measurement::
-
-    (T x)(u) = γ x((u - t) / s),     φ = (log s_x, log s_y, t_x, t_y, log γ)
-
-with u in [-1, 1]² over the image, so that t is in half-widths of it, towards the right and
-down, and s > 1 enlarges. The inverse is φ⁻¹ = (-log s, -t / s, -log γ). Interpolation is
-bilinear; where T shrinks, its kernel is widened to what a pixel covers, against aliasing.
-
-Huh et al. 2020, arXiv:2005.01703, sections 3.3 and 3.4; `search` is lines 2 to 12 of their
-algorithm 1.
+`gprior.solvers.transforms` defines T and its parameters φ = (log s_x, log s_y, t_x, t_y, log γ).
+The method is that of Huh et al. 2020, arXiv:2005.01703, sections 3.3 and 3.4; `search` has lines 2
+to 12 of algorithm 1 of the paper.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.priors import Prior, Wrapped
-from gprior.problem import Forward, Problem
-from gprior.randomness import generator, normal
+from gprior.priors import Prior
+from gprior.problem import Problem
+from gprior.randomness import normal, uniform
 from gprior.search import (
     CSA,
-    Flock,
-    Moment,
-    Objective,
-    Optimizer,
     Outcome,
-    Space,
+    PopulationSearch,
     Trial,
     Variables,
     Watch,
     evolve,
-    minimise,
     population_size,
-    total,
 )
+from gprior.solvers.frames import in_generator_frame, in_measurement_frame
+from gprior.solvers.transforms import Transformed, covered, inverse, transform
 
 __all__ = [
     "Transformed",
     "box",
     "covered",
-    "dense",
-    "framed",
+    "densely_known",
+    "in_generator_frame",
+    "in_measurement_frame",
     "inverse",
-    "placement",
+    "salient_mask",
     "search",
-    "standing_out",
-    "through",
     "transform",
+    "transform_onto",
     "usual_box",
 ]
 
 SIZE = 5  # entries of φ
 MEMBERS = population_size(SIZE)
-SPREAD = math.sqrt(0.1)  # Σ = 0.1 I, algorithm 1, line 2
-NEAR = 0.1  # the same about where the object was seen: the deviation in the authors' code
-MOST = 1.4  # of every entry of φ / UNITS: scales from 1/4 to 4
-# A darker image has the smaller error while its shape is still wrong: brightness varies less.
+SPREAD = math.sqrt(0.1)  # first deviation of φ / UNITS: Σ = 0.1 I, algorithm 1, line 2
+SPREAD_AT_OBJECT = 0.1  # the same if the object is located in y, as in the authors' code
+LIMIT = 1.4  # largest absolute value of φ / UNITS: scales from 1/4 to 4
+# While the shape is still wrong, a darker image has a smaller error. Brightness varies less.
 UNITS = (1.0, 1.0, 1.0, 1.0, 0.25)
-AGAIN = 0.5  # spread of z about the running mean of the best ones, and that mean's decay
-
-
-def transform(x: Tensor, phi: Tensor) -> Tensor:
-    """Return T x for images x (R, C, H, W) and φ (R, 5); the border continues outwards.
-
-    >>> x = torch.zeros(1, 1, 4, 4)
-    >>> x[..., 1, 1] = 1.0
-    >>> shifted = transform(x, torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.0]]))  # a quarter: 1 pixel
-    >>> shifted[0, 0, 1].tolist()
-    [0.0, 0.0, 1.0, 0.0]
-    """
-    return phi[:, 4, None, None, None].exp() * _moved(x, phi)
-
-
-def inverse(phi: Tensor) -> Tensor:
-    """Return φ⁻¹ (R, 5), with which T undoes itself where nothing left the frame."""
-    shift = -phi[:, 2:4] * (-phi[:, :2]).exp()
-    return torch.cat([-phi[:, :2], shift, -phi[:, 4:]], 1)
-
-
-def covered(phi: Tensor, size: Sequence[int]) -> Tensor:
-    """Return which pixels (R, 1, H, W) of T x lie within x, 0 or 1."""
-    x, y = _places(phi, size)
-    inside = (y.abs() <= 1)[:, :, None] & (x.abs() <= 1)[:, None, :]
-    return inside[:, None].to(phi)
-
-
-def _places(phi: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return where the columns (R, W) and rows (R, H) of T x lie in x."""
-    found = []
-    for axis, n in enumerate((size[1], size[0])):
-        u = (torch.arange(n, device=phi.device, dtype=phi.dtype) + 0.5) * 2 / n - 1
-        found.append((u - phi[:, 2 + axis, None]) * (-phi[:, axis, None]).exp())
-    return found[0], found[1]
-
-
-def _moved(x: Tensor, phi: Tensor) -> Tensor:
-    """Return the image at its new place: one resampling of its columns and one of its rows."""
-    columns, rows = _places(phi, x.shape[2:])
-    across, down = _weights(columns, phi[:, 0]), _weights(rows, phi[:, 1])
-    return down[:, None] @ x @ across.transpose(1, 2)[:, None]
-
-
-def _weights(places: Tensor, log_scale: Tensor) -> Tensor:
-    """Return the weights (R, n, n) of pixels for places (R, n) between them.
-
-    Triangles as wide as what a pixel covers: bilinear interpolation, or more where T shrinks.
-    """
-    n = places.shape[1]
-    at = ((places + 1) * n / 2 - 0.5).clamp(0, n - 1)
-    pixels = torch.arange(n, device=places.device, dtype=places.dtype)
-    width = (-log_scale).exp().clamp_min(1)[:, None, None]
-    found = (1 - (at[:, :, None] - pixels).abs() / width).clamp_min(0)
-    return found / found.sum(2, keepdim=True)
+REUSE = 0.5  # deviation of z around the running mean of the best z, and decay of that mean
 
 
 def box(mask: Tensor) -> Tensor:
-    """Return centre and half sizes (x, y, w, h) of the boxes (R, 4) around masks (R, 1, H, W).
+    """Return the bounding boxes of masks.
 
-    In half-widths of the image, as shifts are. An empty mask has the whole image.
+    Parameters
+    ----------
+    mask : Tensor
+        Masks (R, 1, H, W), not 0 on the object.
+
+    Returns
+    -------
+    Tensor
+        Centre and half sizes (x, y, w, h) of each box, (R, 4), in units of half the width or height
+        of the image, as shifts are. If a mask is empty, its box is the whole image.
     """
-    found = []
+    intervals = []
     for axis in (3, 2):
-        n, seen = mask.shape[axis], mask.amax((1, 5 - axis)) > 0
-        seen, at = seen | ~seen.any(1, keepdim=True), torch.arange(n, device=mask.device)
-        low, high = torch.where(seen, at, n).amin(1), torch.where(seen, at + 1, 0).amax(1)
-        found.append(torch.stack([low + high - n, high - low]).to(mask) / n)
-    x, y = found
+        n, inside = mask.shape[axis], mask.amax((1, 5 - axis)) > 0
+        inside, at = inside | ~inside.any(1, keepdim=True), torch.arange(n, device=mask.device)
+        low, high = torch.where(inside, at, n).amin(1), torch.where(inside, at + 1, 0).amax(1)
+        intervals.append(torch.stack([low + high - n, high - low]).to(mask) / n)
+    x, y = intervals
     return torch.stack([x[0], y[0], x[1], y[1]], 1)
 
 
-def standing_out(x: Tensor, known: Tensor | None = None) -> Tensor:
-    """Return where images (R, C, H, W) have an object: a mask (R, 1, H, W), 0 or 1.
+def salient_mask(x: Tensor, known: Tensor | None = None) -> Tensor:
+    """Return masks of the objects in images.
 
-    What differs from the border by a quarter of the most, after a mean of the ``known`` ones of
-    5 x 5 pixels against noise. An object that reaches the border, or a background that is not
-    plain, is everywhere.
+    Every pixel is replaced by the mean of the known pixels in its window of 5 x 5 pixels, which
+    reduces noise. The difference of a pixel from the median of the border is averaged over the
+    channels. The object is where this difference is more than a quarter of its maximum. If the
+    object reaches the border, or if the background is not uniform, the mask can cover the whole
+    image.
+
+    Parameters
+    ----------
+    x : Tensor
+        Images (R, C, H, W).
+    known : Tensor, optional
+        Which pixels are known, 0 or 1, in the shape of x. None means all.
+
+    Returns
+    -------
+    Tensor
+        Masks (R, 1, H, W), 0 or 1.
     """
     known = torch.ones_like(x) if known is None else known
-    x = _blurred(x * known) / _blurred(known).clamp_min(1e-3)
+    x = _window_mean(x * known) / _window_mean(known).clamp_min(1e-3)
     border = torch.cat([x[..., [0, -1]].flatten(2), x[..., [0, -1], :].flatten(2)], 2)
-    far = (x - border.median(2).values[..., None, None]).abs().mean(1, keepdim=True)
-    return (far > far.amax((2, 3), keepdim=True) / 4).to(x)
+    contrast = (x - border.median(2).values[..., None, None]).abs().mean(1, keepdim=True)
+    return (contrast > contrast.amax((2, 3), keepdim=True) / 4).to(x)
 
 
-def dense(known: Tensor) -> Tensor:
-    """Return whose pixels (R, C, H, W) are known in every window of 5 x 5, (R,)."""
-    return (_blurred(known) > 1e-3).all(3).all(2).all(1)
+def densely_known(known: Tensor) -> Tensor:
+    """Return whether every window of 5 x 5 pixels has a known pixel.
+
+    Parameters
+    ----------
+    known : Tensor
+        Which pixels are known, 0 or 1, (R, C, H, W).
+
+    Returns
+    -------
+    Tensor
+        One bool per row, (R,).
+    """
+    return (_window_mean(known) > 1e-3).all(3).all(2).all(1)
 
 
-def _blurred(x: Tensor) -> Tensor:
+def _window_mean(x: Tensor) -> Tensor:
+    """Return the mean over the window of 5 x 5 pixels around each pixel."""
     return F.avg_pool2d(F.pad(x, (2, 2, 2, 2), "replicate"), 5, 1)
 
 
 @torch.no_grad()
 def usual_box(prior: Prior, n: int = 64) -> Tensor:
-    """Return the box (4,) in which a prior draws its objects, a median over n samples."""
-    return box(standing_out(prior.sample(n))).median(0).values
+    """Return the box (4,) in which a prior draws its objects: the median over n samples."""
+    compute = lambda: box(salient_mask(prior.sample(n))).median(0).values  # noqa: E731
+    return prior.statistic(f"usual_box_{n}", compute)
 
 
-def placement(mask: Tensor, usual: Tensor) -> Tensor:
-    """Return φ (R, 5) that brings the usual box (4,) to those of masks (R, 1, H, W).
+def transform_onto(mask: Tensor, usual: Tensor) -> Tensor:
+    """Return the transforms that move the usual box onto the boxes of masks.
 
-    Section 3.4 of the paper: s = max(w / w̄, h / h̄), for both axes. Its shift is that of the
-    centres; here t = u - s ū, so that the scaled box stands where the mask's does.
-
-    >>> mask = torch.zeros(1, 1, 8, 8)
-    >>> mask[..., 4:, 4:] = 1.0
-    >>> placement(mask, torch.tensor([0.0, 0.0, 0.5, 0.5])).tolist()
-    [[0.0, 0.0, 0.5, 0.5, 0.0]]
-    """
-    found = box(mask).to(usual)
-    s = (found[:, 2:] / usual[2:]).amax(1, keepdim=True)
-    shift = found[:, :2] - s * usual[:2]
-    return torch.cat([s.log(), s.log(), shift, torch.zeros_like(s)], 1)
-
-
-class Transformed(Wrapped):
-    """A prior whose images are transformed: what the ``transform`` in a result's code means.
+    The scale of both axes is s = max(w / w̄, h / h̄), as in section 3.4 of the paper. In the paper,
+    the shift is the difference of the centres. Here it is t = u - s ū, so that the scaled box has
+    the centre of the mask's box.
 
     Parameters
     ----------
-    base : Prior
-        The prior. Further inputs go to it.
+    mask : Tensor
+        Masks (R, 1, H, W) of the objects.
+    usual : Tensor
+        The box (4,) in which the prior draws its objects, from `usual_box`.
+
+    Returns
+    -------
+    Tensor
+        φ (R, 5).
 
     Examples
     --------
-    >>> import gprior
-    >>> prior = Transformed(gprior.load_prior("phantom-64"))
-    >>> z, c = prior.draw([(0, "z")]), prior.classes(0, 1)
-    >>> prior(z=z, c=c, transform=torch.zeros(1, 5)).shape
-    torch.Size([1, 1, 64, 64])
+    >>> mask = torch.zeros(1, 1, 8, 8)
+    >>> mask[..., 4:, 4:] = 1.0
+    >>> transform_onto(mask, torch.tensor([0.0, 0.0, 0.5, 0.5])).tolist()
+    [[0.0, 0.0, 0.5, 0.5, 0.0]]
     """
-
-    def __init__(self, base: Prior) -> None:
-        super().__init__(base)
-        self.inputs = base.inputs | {"transform"}
-
-    def forward(self, transform: Tensor, **inputs: Any) -> Tensor:  # type: ignore[override]
-        """Return T G(inputs), (R, C, H, W), for a transform φ (R, 5)."""
-        return _apply(self.base(**inputs), transform)
-
-
-_apply = transform  # under a name that the argument of `Transformed.forward` does not hide
-
-
-@dataclass(frozen=True)
-class Placed(Space):
-    """No variables: the transform is that of the starting point."""
-
-    size: tuple[int, int]
-
-    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
-        return {}
-
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
-        return {"transform": start["transform"]}
-
-    def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
-        return {**variables, "transform": start["transform"]}
-
-    def diagnose(self, variables: Variables, code: Variables, at: Moment) -> Variables:
-        return uncovered(code["transform"], self.size)
-
-
-def uncovered(phi: Tensor, size: Sequence[int]) -> Variables:
-    """Return the share of pixels that T leaves uncovered, as a diagnostic."""
-    return {"uncovered": 1 - covered(phi, size).mean((1, 2, 3))}
+    target = box(mask).to(usual)
+    s = (target[:, 2:] / usual[2:]).amax(1, keepdim=True)
+    shift = target[:, :2] - s * usual[:2]
+    return torch.cat([s.log(), s.log(), shift, torch.zeros_like(s)], 1)
 
 
 def pointwise(problem: Problem) -> bool:
-    """Return whether A keeps images as they are, or leaves pixels out."""
+    """Return whether A returns the image itself, with some pixels possibly replaced by 0."""
     shape = problem.prior.image_shape
     if len(problem.y) != 1 or tuple(problem.y[0].shape[1:]) != shape:
         return False
-    x = torch.rand(shape, generator=generator(0, "pointwise")).to(problem.prior.like)
+    x = uniform((0, "pointwise"), shape).to(problem.prior.like)
     x = x.expand(len(problem), -1, -1, -1)
     with torch.no_grad():
-        seen, ones = problem.measure(x)[0], problem.measure(torch.ones_like(x))[0]
-    kept = bool(((ones - ones.round()).abs() < 1e-5).all()) and bool((ones.abs() < 1.5).all())
-    return kept and torch.allclose(seen, ones * x, atol=1e-5)
-
-
-def through(space: Space, objective: Objective, steps: int, optimizer: Optimizer) -> Trial:
-    """Return the trial that descends A(T(G(u))) itself, for any A."""
-
-    def trial(problem: Problem, start: Variables, watch: Watch) -> Outcome:
-        whole = space & Placed(problem.prior.image_shape[1:])
-        return minimise(problem, whole, objective, start, steps, optimizer, watch)
-
-    return trial
-
-
-def framed(space: Space, objective: Objective, steps: int, optimizer: Optimizer) -> Trial:
-    """Return the trial that descends on the target brought to the generator's frame.
-
-    For an A that is `pointwise`; scored on the untouched measurements.
-    """
-
-    def trial(problem: Problem, start: Variables, watch: Watch) -> Outcome:
-        phi = start["transform"]
-        found = minimise(_target(problem, phi), space, objective, start, steps, optimizer, watch)
-        return _scored(problem, objective, found, phi)
-
-    return trial
-
-
-def _target(problem: Problem, phi: Tensor) -> Problem:
-    """Return the problem of finding T⁻¹ y; pixels that it lacks have weight 0."""
-    back, fit = inverse(phi), problem.fit[0]
-    known = (fit > 0).to(fit)
-    share = _moved(known, back)
-    y = transform(problem.y[0] * known, back) / share.clamp_min(1e-3)
-    weight = _moved(fit, back) * covered(back, y.shape[2:])
-    pixels = weight.mean(1, keepdim=True) + 1e-6
-    base = problem.prior.base if isinstance(problem.prior, Transformed) else problem.prior
-    own = replace(
-        problem,
-        prior=base,
-        forward=Forward(lambda x: x, base.image_shape, base.like, 1),
-        y=[y * (share > 1e-3)],
-        fit=[weight],
-        held=[torch.zeros_like(weight)],
-        sigma=torch.full_like(problem.sigma, torch.nan),
-        weight=pixels,
-        maps=None,
-    )
-    return own.prepared()
-
-
-@torch.no_grad()
-def _scored(problem: Problem, objective: Objective, found: Outcome, phi: Tensor) -> Outcome:
-    """Return an outcome on the measurements themselves; its history stays the search's."""
-    image = transform(found.image, phi)
-    predicted = problem.measure(image)
-    terms = objective.data(problem, predicted)
-    loss = total(terms)
-    return replace(
-        found,
-        code={**found.code, "transform": phi},
-        image=image,
-        terms=terms,
-        loss=loss,
-        criterion=problem.criterion(predicted, loss),
-        diagnostics=uncovered(phi, image.shape[2:]),
-    )
+        measured, ones = problem.measure(x)[0], problem.measure(torch.ones_like(x))[0]
+    selects = bool(((ones - ones.round()).abs() < 1e-5).all()) and bool((ones.abs() < 1.5).all())
+    return selects and torch.allclose(measured, ones * x, atol=1e-5)
 
 
 def search(
@@ -323,63 +188,67 @@ def search(
     at_once: int,
     watch: Watch,
 ) -> tuple[Tensor, Tensor]:
-    """Search φ by CMA-ES, with a latent of its own for each trial.
+    """Search φ by CMA-ES; each trial has a separate latent.
 
-    Latents start about the running mean of each generation's best (their appendix D).
+    The latents start near the running mean of the best latent of each generation (appendix D of the
+    paper).
 
     Parameters
     ----------
     problem : Problem
-        R rows, on a `Transformed` prior.
+        R rows, with a `Transformed` prior.
     start : dict
-        Where they start; with ``transform``, the first mean of the distributions (R, 5).
+        The starting point. Its ``transform`` (R, 5) is the first mean of the distributions.
     spread : Tensor
-        Deviation of the first distributions in `UNITS` (R,).
+        First standard deviation of φ / `UNITS`, (R,).
     trial : callable
-        From `through` or `framed`.
-    generations, at_once, watch
-        As for `gprior.search.evolve`.
+        From `in_measurement_frame` or `in_generator_frame`.
+    generations : int
+        Number of generations.
+    at_once : int
+        Number of members that go through the generator at the same time.
+    watch : Watch
+        Receives the progress.
 
     Returns
     -------
     phi : Tensor
-        The means of the distributions, (R, 5).
+        The last means of the distributions, (R, 5).
     spent : Tensor
         Evaluations (R,).
     """
     R, like, units = len(problem), problem.prior.like, problem.prior.like.new_tensor(UNITS)
-    centre, about, g = torch.zeros_like(start["z"]), 1.0, 0
+    centre, deviation, g = torch.zeros_like(start["z"]), 1.0, 0
 
-    def vary(rows: Tensor, begin: Variables, points: Tensor) -> Variables:
-        own = problem.take(rows[::MEMBERS])
-        shape = (MEMBERS, centre.shape[1])
-        numbers = normal(own.draw_keys("transform-z", g), shape, like).flatten(0, 1)
-        z = centre[rows] + about * numbers
-        place = points.clamp(-MOST, MOST)
-        return {**begin, "z": z, "place": place, "transform": place * units}
+    def insert(rows: Tensor, starts: Variables, points: Tensor) -> Variables:
+        keys = problem.take(rows[::MEMBERS]).draw_keys("transform-z", g)
+        numbers = normal(keys, (MEMBERS, centre.shape[1]), like).flatten(0, 1)
+        z = centre[rows] + deviation * numbers
+        place = points.clamp(-LIMIT, LIMIT)
+        return {**starts, "z": z, "place": place, "transform": place * units}
 
-    def learned(rows: Tensor, outcome: Outcome) -> None:
-        nonlocal about, g
+    def follow_best(rows: Tensor, outcome: Outcome) -> None:
+        nonlocal deviation, g
         table = outcome.loss.nan_to_num(torch.inf, torch.inf).view(len(rows), MEMBERS)
         first = torch.arange(len(rows), device=rows.device) * MEMBERS
         best = outcome.code["z"][first + table.argmin(1)]
-        centre[rows] = best if g == 0 else AGAIN * centre[rows] + (1 - AGAIN) * best
-        about, g = AGAIN, g + 1
+        centre[rows] = best if g == 0 else REUSE * centre[rows] + (1 - REUSE) * best
+        deviation, g = REUSE, g + 1
 
-    unstopped = replace(problem, sigma=torch.full_like(problem.sigma, torch.nan))
-    quiet = Watch(watch.tick)
-    flock = Flock(unstopped, start, 0, at_once, quiet)
+    population = PopulationSearch(
+        problem.judged_by_loss(), start, 0, at_once, Watch(watch.progress)
+    )
     sampler = evolve(
-        flock,
+        population,
         CSA(start["transform"] / units, spread, MEMBERS, diagonal=True),
         MEMBERS,
         trial,
-        vary,
+        insert,
         generations,
         outer="place",
-        told="sampled",
-        learned=learned,
+        learn_from="sampled",
+        after=follow_best,
     )
-    phi = torch.zeros(R, SIZE).to(like)
-    phi[flock.rows] = sampler.mean.clamp(-MOST, MOST) * units
-    return phi, flock.spent
+    phi = like.new_zeros(R, SIZE)
+    phi[population.rows] = sampler.mean.clamp(-LIMIT, LIMIT) * units
+    return phi, population.record.evaluations

@@ -1,30 +1,32 @@
 """P-norm+: one style per layer, in the whitened space of styles.
 
 Zhu, Abdal, Qin, Femiani and Wonka 2020, "Improved StyleGAN embedding: Where are the good
-latents?", arXiv:2012.09036. Before the last leaky ReLU of the mapping network the styles are
-nearly Gaussian; with their mean μ and covariance C Λ² Cᵀ ::
+latents?", arXiv:2012.09036. Before the last leaky ReLU of the mapping network, the styles are
+nearly Gaussian. Let μ be their mean and C Λ² Cᵀ their covariance. Then ::
 
     v = Λ⁻¹ Cᵀ (LeakyReLU_5(w) - μ)
 
-is nearly N(0, I). Over v_1, ..., v_L, from the mean style::
+is nearly N(0, I). The objective, over v_1, ..., v_L from the mean style, is ::
 
     J = λ_pix |y - A G|² + λ_vgg |φ(y) - φ(A G)|² + λ |v|²
 
 Differs from the authors' code
 ------------------------------
-- They step in w+; here in v, so that a step means the same in every direction and for
-  every generator.
-- μ and C Λ² Cᵀ come from 4096 samples (theirs: 10⁶), within classes where there are any;
-  directions whose deviation is under a hundredth of the largest count as one hundredth.
-- λ = 0.001 beside a pixel weight of 1 on images in [-1, 1]: 8 beside 255² / 2 on [0, 1].
-- The noise maps are the generator's constants. Theirs are drawn again at each step, so that
-  the image cannot be made again from the latents that they save.
+- The authors take steps in w+. gprior takes them in v, so that a step means the same in every
+  direction and for every generator.
+- gprior estimates μ and C Λ² Cᵀ from 4096 samples (the authors use 10⁶), and within the classes
+  if the prior has classes. A deviation below a hundredth of the largest deviation is set to this
+  hundredth.
+- The authors have λ = 0.001 with a pixel weight of 1 on images in [-1, 1]. This is 8 with the
+  weight 255² / 2 on [0, 1].
+- The noise maps are the constants of the generator. The authors draw new noise maps at each step,
+  so the latents that they save do not reproduce the image.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -36,19 +38,22 @@ from gprior.search import (
     GRAY_LEVEL,
     Adam,
     Init,
-    Moment,
     Objective,
     Outcome,
     Space,
+    Step,
+    Term,
     Variables,
     Watch,
+    fidelity,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import samples_by_class
 
 __all__ = ["PNorm"]
 
-LEAST = 0.01  # of the largest standard deviation
+LEAST = 0.01  # least standard deviation, as a fraction of the largest
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,15 @@ class PNorm(Solver):
     Parameters
     ----------
     pixel : float
-        λ_pix, on the mean of (y - A x)² over observed entries.
+        Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     feature : float
-        λ_vgg, on the perceptual distance in units of its median over prior samples.
+        Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     norm : float
-        λ, on the mean of v².
+        Weight λ ≥ 0 of the mean of v².
     lr : float
-        Adam's step of v.
+        Step size of Adam for v, whose entries have the variance 1 under the prior.
     steps, init, perceptual, max_batch
-        See `Solver`; the paper has 1300 steps and ``init="mean"``.
+        See `Solver`. The paper has 1300 steps and ``init="mean"``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
@@ -77,29 +82,29 @@ class PNorm(Solver):
     norm: float = 8.0
     lr: float = 0.1
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         space = Whitened(*moments(problem.prior))
         objective = Objective(
-            fidelity=self.pixel,
-            perceptual=self.feature,
-            regularizers={"norm": (self.norm, lambda u, *_: u["v"].square().mean((1, 2)))},
+            fidelity(self.pixel),
+            perceptual(self.feature),
+            Term("norm", self.norm, lambda at: at.variables["v"].square().mean((1, 2))),
         )
-        return self.search(problem, c, watch, objective, (space, Adam(self.lr)))
+        return self.search(problem, watch, objective, (space, Adam(self.lr)))
 
 
 @dataclass(frozen=True)
 class Whitened(Space):
-    """v (R, num_ws, w_dim), with w = LeakyReLU_0.2(μ + C Λ v).
+    """The space of v (R, num_ws, w_dim), with w = LeakyReLU_0.2(μ + C Λ v).
 
     Attributes
     ----------
     mean : Tensor
-        μ, (w_dim,), or (c_dim, w_dim) where there are classes.
+        μ, (w_dim,), or (c_dim, w_dim) if the prior has classes.
     basis : Tensor
-        Columns of C (w_dim, w_dim).
+        C (w_dim, w_dim), with the principal axes as columns.
     deviation : Tensor
-        Λ (w_dim,).
+        The diagonal of Λ (w_dim,): standard deviations along the axes.
     """
 
     mean: Tensor
@@ -107,30 +112,41 @@ class Whitened(Space):
     deviation: Tensor
     needs = frozenset({"w"})
 
-    def initial(self, prior: Prior, start: Variables, at: Moment) -> Variables:
+    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         linear = F.leaky_relu(start["w"], 5.0)
         return {"v": (linear - self.centre(start)) @ self.basis / self.deviation}
 
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
-        return {"ws": self.finish(variables, start, at)["w"]}
-
-    def finish(self, variables: Variables, start: Variables, at: Moment) -> Variables:
+    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
         linear = (variables["v"] * self.deviation) @ self.basis.t() + self.centre(start)
         return {**variables, "w": F.leaky_relu(linear, 0.2)}
 
     def centre(self, start: Variables) -> Tensor:
-        """Return μ of each row, to be added to (R, num_ws, w_dim)."""
+        """Return μ of each row, in a shape that can be added to (R, num_ws, w_dim)."""
         return (start["c"] @ self.mean)[:, None] if "c" in start else self.mean
 
 
-@torch.no_grad()
 def moments(prior: Prior) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean (per class), principal axes and deviations of LeakyReLU_5(w)."""
-    linear = [F.leaky_relu(w.double(), 5.0) for w in samples_by_class(prior)]
-    means = torch.stack([x.mean(0) for x in linear])
-    centred = torch.cat([x - mean for x, mean in zip(linear, means, strict=True)])
-    values, basis = torch.linalg.eigh(centred.t() @ centred / len(centred))
-    deviation = values.clamp_min(0).sqrt()
-    deviation = deviation.clamp_min(LEAST * float(deviation.max()))
-    mean = means if prior.c_dim else means[0]
-    return mean.to(prior.like), basis.to(prior.like), deviation.to(prior.like)
+    """Return the mean, the principal axes and the deviations of LeakyReLU_5(w).
+
+    Returns
+    -------
+    mean : Tensor
+        (w_dim,), or (c_dim, w_dim) if the prior has classes.
+    basis : Tensor
+        The axes as columns (w_dim, w_dim).
+    deviation : Tensor
+        Standard deviations along the axes (w_dim,), at least a hundredth of the largest.
+    """
+    core = prior.core
+
+    def compute() -> tuple[Tensor, Tensor, Tensor]:
+        linear = [F.leaky_relu(w.double(), 5.0) for w in samples_by_class(core)]
+        means = torch.stack([x.mean(0) for x in linear])
+        centred = torch.cat([x - mean for x, mean in zip(linear, means, strict=True)])
+        values, basis = torch.linalg.eigh(centred.t() @ centred / len(centred))
+        deviation = values.clamp_min(0).sqrt()
+        deviation = deviation.clamp_min(LEAST * float(deviation.max()))
+        mean = means if core.c_dim else means[0]
+        return mean.to(core.like), basis.to(core.like), deviation.to(core.like)
+
+    return core.statistic("moments_of_w", compute)

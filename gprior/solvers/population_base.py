@@ -1,4 +1,4 @@
-"""What the methods with populations share: members, constraint, objective, class, foreground."""
+"""The base class of the methods with populations: members, constraint, objective and class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError
+from gprior.checks import InputError, integer, number
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.search import (
@@ -20,13 +20,15 @@ from gprior.search import (
     Box,
     CMAPackage,
     Fixed,
-    Flock,
     Init,
+    Iterate,
     Objective,
     Outcome,
+    PopulationSearch,
     Sampler,
     Simplex,
     Space,
+    Term,
     Trial,
     Variables,
     Watch,
@@ -34,56 +36,74 @@ from gprior.search import (
     ZClass,
     ZEmbedding,
     evolve,
+    fidelity,
     minimise,
+    perceptual,
     population_size,
-    redraw,
+    sample_members,
     take,
     tried,
 )
-from gprior.solvers.base import Solver, is_whole
+from gprior.solvers.base import Solver
 
-__all__ = ["Plan", "Population", "weighted"]
+__all__ = ["Plan", "Population"]
 
 OUTER = ("csa", "diagonal", "cma", "random")
-TOLD = ("optimised", "sampled")
-OUTSIDE = 0.3  # weight of the background
+LEARN_FROM = ("optimised", "sampled")
+LR_EMBEDDING, LR_CLASS = 1e-4, 0.02  # step sizes for a class embedding and a class vector
 
 
 class Plan(NamedTuple):
-    """A member of the family: generations, steps in each, steps at the end."""
+    """What one method of the family does.
+
+    Parameters
+    ----------
+    outer, inner, final : int
+        Number of generations, of steps of each member in a generation, and of steps at the end.
+    sampler : {"csa", "diagonal", "cma", "random"}
+        The distribution from which generations are drawn.
+    learn_from : {"optimised", "sampled"}
+        Whether the sampler learns from the points where members end, or where they start.
+    elites : bool
+        Whether the final steps start from the best points of all generations. Otherwise they start
+        from a population that is drawn from the last distribution.
+    polish : int, optional
+        Number of members in the final steps, at least 1. None means the size of the population.
+    """
 
     outer: int
     inner: int
     final: int
     sampler: str = "random"
-    told: str = "sampled"
+    learn_from: str = "sampled"
     elites: bool = False
     polish: int | None = None
 
 
 @dataclass(frozen=True)
 class Population(Solver):
-    """What the family shares: members, constraint, objective.
+    """The parts that all methods of the family have: members, constraint, objective.
 
     Parameters
     ----------
     population : int, optional
-        Members of each row; None for 4 + floor(3 ln d): 18 at d = 128, 22 at d = 512.
+        Number of members of each row, at least 2. None means 4 + floor(3 ln d): 18 at d = 128,
+        22 at d = 512.
     bound : float
-        Largest size of an entry of z.
-    pixel, absolute : float
-        λ_pix and λ_abs, on the means of (y - A x)² and |y - A x| over observed entries.
+        Largest |z_i|, above 0.
+    pixel : float
+        Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
-        λ_vgg, on the perceptual distance in units of its median over prior samples.
+        Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     lr, lr_class : float
-        Adam's steps of z and of the class.
+        Step sizes of Adam for z and for the class. None for ``lr_class`` means the paper's 1e-4
+        for an embedding, and 0.02 for a class vector, whose entries are in [0, 1].
     search_class : bool, optional
-        Whether the class is searched too; None where the prior has an embedding.
-    foreground : Tensor, optional
-        The object's pixels, 1 in it and 0 outside, (H, W), or one for each image
-        (B, 1, H, W); outside the loss has the weight 0.3. For measurements that are images.
+        Whether to search the class too. None means: if the prior has an embedding.
     steps, init, perceptual, max_batch
-        See `Solver`. Populations start from N(0, I) where ``init="random"``, else around the
+        See `Solver`. Populations start from N(0, I) if ``init="random"``, and otherwise around the
         starting point with variance 0.5.
 
     Notes
@@ -99,33 +119,36 @@ class Population(Solver):
     absolute: float = 0.0
     feature: float = 1.0
     lr: float = 0.05
-    lr_class: float = 1e-4
+    lr_class: float | None = None
     search_class: bool | None = None
-    foreground: Tensor | None = None
 
     @property
     def plan(self) -> Plan:
-        """Which of the family this is."""
+        """The numbers of generations and steps, and how members are sampled."""
         raise NotImplementedError
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.population is not None and (not is_whole(self.population) or self.population < 2):
-            raise InputError(f"population must be an integer from 2 on, got {self.population!r}")
-        if not self.bound > 0:
-            raise InputError(f"bound must be positive, got {self.bound!r}")
+        number("bound", self.bound, above=0)
         plan = self.plan
+        for name, value, least in (("population", self.population, 2), ("polish", plan.polish, 1)):
+            if value is not None:
+                integer(name, value, least=least)
+        if self.lr_class is not None:
+            number("lr_class", self.lr_class, least=0)
+        if self.search_class not in (None, True, False):
+            raise InputError(f"search_class must be None, True or False, got {self.search_class!r}")
         if plan.outer + plan.final < 1:
-            raise InputError(f"steps must have a generation or a final step, got {self.steps!r}")
+            raise InputError(
+                f"steps must have at least a generation or a final step, got {self.steps!r}"
+            )
         if plan.sampler not in OUTER:
             raise InputError(f"outer must be one of {OUTER}, got {plan.sampler!r}")
-        if plan.told not in TOLD:
-            raise InputError(f"told must be one of {TOLD}, got {plan.told!r}")
-        if plan.polish is not None and (not is_whole(plan.polish) or plan.polish < 1):
-            raise InputError(f"polish must be a positive integer, got {plan.polish!r}")
+        if plan.learn_from not in LEARN_FROM:
+            raise InputError(f"learn_from must be one of {LEARN_FROM}, got {plan.learn_from!r}")
 
-    def on(self, prior: Prior) -> Solver:
-        """Return this solver with its population for the latents of a prior."""
+    def for_prior(self, prior: Prior) -> Solver:
+        """Return this solver with a population size that fits the latents of the prior."""
         if self.population is not None:
             return self
         d = prior.draw([(0, "dimension")])[0].numel()
@@ -133,67 +156,78 @@ class Population(Solver):
 
     @property
     def members(self) -> int:
-        """Members of each row."""
+        """Number of members of each row."""
         if self.population is None:
-            raise InputError("population depends on the prior: call on(prior), or give it")
+            raise InputError(
+                "population depends on the prior; call for_prior(prior), or set population"
+            )
         return self.population
 
     @property
-    def polished(self) -> int:
-        """Members of the final steps."""
+    def final_members(self) -> int:
+        """Number of members of each row in the final steps."""
         plan = self.plan
-        wanted = plan.polish or self.members
-        seen = plan.outer * self.members
-        return min(wanted, seen) if plan.elites and seen else wanted
+        members = plan.polish or self.members
+        points = plan.outer * self.members  # of all generations, among which the elites are
+        return min(members, points) if plan.elites and points else members
 
     @property
     def columns(self) -> int:
-        """Length of the history: the steps of the generations and the final ones."""
+        """Length of the history: the steps of the generations and the final steps."""
         plan = self.plan
         return plan.outer * max(plan.inner, 1) + plan.final
 
     @property
     def total(self) -> int:
-        """Steps of a row."""
+        """Number of steps of each member."""
         return self.columns
 
     def cost(self, classes: int) -> float:
-        """Return the evaluations of one restart: every member's steps, and its last look."""
+        """Return the evaluations of one restart: the steps and last evaluation of each member."""
         plan = self.plan
         generations = plan.outer * self.members * (plan.inner + 1 / 3)
-        final = self.polished * (plan.final + 1 / 3) if plan.final else 0
+        final = self.final_members * (plan.final + 1 / 3) if plan.final else 0
         return generations + final + tried(self.init, classes) / 3
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
-        """Evolve populations, then polish."""
-        prior, plan, P = problem.prior, self.plan, self.members
-        problem = weighted(problem, self.foreground)
-        objective = Objective(self.pixel, self.feature, absolute=self.absolute)
-        space = self.space(prior)
-        start, cost = self.begin(problem, c, objective, space)
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
+        """Run the generations, then the final steps."""
+        plan, P = self.plan, self.members
+        objective, space = self.objective(), self.space(problem.prior)
+        start, cost = self.starting_point(problem, objective, space)
         start = {k: v for k, v in start.items() if k != "w"}
-        adam = Adam({"z": self.lr, "embedding": self.lr_class, "c": self.lr_class})
-        problem, start, trial, extra = self.prepare(problem, start, space, objective, adam, watch)
+        lr_class = {"embedding": LR_EMBEDDING, "c": LR_CLASS}
+        if self.lr_class is not None:
+            lr_class = dict.fromkeys(lr_class, self.lr_class)
+        adam = Adam({"z": self.lr, **lr_class})
+        first = self.sampler(start["z"], around_zero=self.init == "random")
+        problem, start, trial, spent = self.prepare(problem, start, space, objective, adam, watch)
 
-        def vary(rows: Tensor, start: Variables, points: Tensor) -> Variables:
+        def insert(rows: Tensor, start: Variables, points: Tensor) -> Variables:
             return {**start, "z": points.clamp(-self.bound, self.bound)}
 
-        keep = self.polished if plan.elites and plan.final else 0
-        flock = Flock(problem, start, self.columns, self.max_batch, watch, keep)
-        sampler = self.sampler(start["z"])
-        sampler = evolve(flock, sampler, P, trial(plan.inner), vary, plan.outer, told=plan.told)
-        if plan.final and len(flock.rows):
-            if flock.elites is not None:
-                members = flock.rows.repeat_interleave(flock.count)
-                begin = {**take(start, members), **flock.elites.code}
+        keep = self.final_members if plan.elites and plan.final else 0
+        search = PopulationSearch(problem, start, self.columns, self.max_batch, watch, keep)
+        sampler = evolve(
+            search, first, P, trial(plan.inner), insert, plan.outer, learn_from=plan.learn_from
+        )
+        if plan.final and len(search.rows):
+            if search.elites is not None:
+                members = search.rows.repeat_interleave(search.elite_count)
+                starts = {**take(start, members), **search.elites.code}
             else:
-                members = flock.rows.repeat_interleave(self.polished)
-                begin = redraw(flock, sampler, self.polished, vary)
-            ended = flock.attempt(members, begin, trial(plan.final), last=True)
-            flock.record(ended, last=True)
-        outcome = flock.finish()
-        outcome.evaluations += cost + extra
-        return outcome
+                members = search.rows.repeat_interleave(self.final_members)
+                starts = sample_members(search, sampler, self.final_members, insert)
+            final = search.attempt(members, starts, trial(plan.final), last=True)
+            search.keep_generation(final, last=True)
+        outcome = search.finish()
+        return replace(outcome, evaluations=outcome.evaluations + cost + spent)
+
+    def objective(self) -> Objective:
+        """Return the objective J."""
+        terms = [fidelity(self.pixel), perceptual(self.feature)]
+        if self.absolute:
+            terms.insert(1, Term("absolute", self.absolute, mean_absolute, data=True))
+        return Objective(*terms)
 
     def prepare(
         self,
@@ -204,17 +238,30 @@ class Population(Solver):
         adam: Adam,
         watch: Watch,
     ) -> tuple[Problem, Variables, Callable[[int], Trial], Tensor]:
-        """Return problem, start, what a trial of so many steps is, and what that took."""
+        """Return what the generations need.
+
+        Returns
+        -------
+        problem : Problem
+            The problem that the members solve.
+        start : dict
+            The starting point of each row.
+        trial : callable
+            Number of steps -> the trial that takes so many steps.
+        spent : Tensor
+            Evaluations that the preparation took, (R,).
+        """
 
         def trial(steps: int) -> Trial:
             return lambda problem, start, watch: minimise(
                 problem, space, objective, start, steps, adam, watch
             )
 
-        return problem, start, trial, torch.zeros(len(problem), dtype=torch.float64)
+        spent = torch.zeros(len(problem), dtype=torch.float64, device="cpu")
+        return problem, start, trial, spent
 
     def space(self, prior: Prior) -> Space:
-        """Return z in its box, with the class where it is searched."""
+        """Return the space of z with its bound, and of the class if it is searched."""
         box = Box(("z",), self.bound)
         embedded = "embedding" in prior.inputs and prior.c_dim > 0
         if self.search_class is False or (self.search_class is None and not embedded):
@@ -223,12 +270,11 @@ class Population(Solver):
             return ZEmbedding() & box
         if prior.c_dim:
             return ZClass() & box & Simplex(("c",))
-        raise InputError("search_class=True needs a prior with classes; leave it out")
+        raise InputError("search_class=True needs a prior with classes; leave search_class out")
 
-    def sampler(self, z: Tensor) -> Sampler:
-        """Return the outer sampler around z (R, d), or around 0 where z is only a draw."""
-        drawn = isinstance(self.init, str) and self.init == "random"
-        centre, sigma = (torch.zeros_like(z), 1.0) if drawn else (z, math.sqrt(0.5))
+    def sampler(self, z: Tensor, around_zero: bool) -> Sampler:
+        """Return the sampler of z: it has variance 1 around 0, or variance 0.5 around z (R, d)."""
+        centre, sigma = (torch.zeros_like(z), 1.0) if around_zero else (z, math.sqrt(0.5))
         kind = self.plan.sampler
         if kind == "random":
             return Fixed(centre, sigma)
@@ -237,20 +283,6 @@ class Population(Solver):
         return CSA(centre, sigma, self.members, diagonal=kind == "diagonal")
 
 
-def weighted(problem: Problem, foreground: Tensor | None) -> Problem:
-    """Return the problem with the background's weight lowered in every term."""
-    if foreground is None:
-        return problem
-    mask, y = torch.as_tensor(foreground), problem.y[0]
-    mask = mask if mask.ndim == 4 else mask[None, None]
-    if len(problem.y) != 1 or y.ndim != 4 or y.is_complex():
-        raise InputError("foreground needs a measurement that is one batch of images")
-    last = int(problem.image.max())
-    if tuple(mask.shape[1:]) != (1, *y.shape[2:]) or not (len(mask) == 1 or last < len(mask)):
-        raise InputError(
-            f"foreground must have shape {tuple(y.shape[2:])}, or (B, 1, {y.shape[2]}, "
-            f"{y.shape[3]}) with one mask for each image, got {tuple(foreground.shape)}"
-        )
-    rows = problem.image if len(mask) > 1 else torch.zeros_like(problem.image)
-    weight = OUTSIDE + (1 - OUTSIDE) * (mask.to(y.device)[rows] > 0).to(y)
-    return replace(problem, fit=[problem.fit[0] * weight], weight=weight)
+def mean_absolute(at: Iterate) -> Tensor:
+    """Return the mean of |y - A x| over the entries that the search fits, (R,)."""
+    return at.problem.mean_absolute(at.predicted, at.problem.fit)

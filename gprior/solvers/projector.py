@@ -1,44 +1,47 @@
 """The StyleGAN2 projector: one style for all layers, and the noise maps.
 
 Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN",
-arXiv:1912.04958, section 5 and appendix D. Over w and the noise maps n, with x = G(w, n)::
+arXiv:1912.04958, section 5 and appendix D. The objective, over w and the noise maps n with
+x = G(w, n), is ::
 
     J = λ_pix |y - A x|² + λ_vgg |φ(y) - φ(A G(w + η, n))|² + λ_n Σ autocorrelation(n)
 
-where η is Gaussian noise whose standard deviation falls to zero over three quarters of the
-run, and every noise map is brought back to mean 0 and variance 1 after each step. Adam from
-the mean style, with a step that rises over 5 % and falls over the last quarter.
+η is Gaussian noise. Its standard deviation falls to zero over the first three quarters of the run.
+After each step, every noise map is normalised to mean 0 and variance 1. Adam starts from the mean
+style. Its step size rises over the first 5 % and falls over the last quarter of the run.
 
 Differs from the authors' code
 ------------------------------
-- They project an image by its VGG distance alone. The pixel term is ours, since a
-  measurement need not be an image; ``pixel=0`` is theirs where it is.
-- Steps and η are in units of s, the spread of an entry of w: their step 0.1 at s = 0.45 is
-  0.22 s, and their η starts at 0.05 √w_dim s.
-- The noise maps that were found are part of the result. Theirs are lost with the copy of
-  the generator that held them.
-- The best iterate by the stopping criterion is returned, without η, not the last.
+- The authors project an image by its VGG distance alone. gprior adds the pixel term, because a
+  measurement need not be an image. If it is an image, ``pixel=0`` gives the authors' objective.
+- Step sizes and η are in units of s, the spread of an entry of w. The authors' step size 0.1 at
+  s = 0.45 is 0.22 s, and their η starts at 0.05 √w_dim s.
+- The optimised noise maps are part of the result. The authors' code loses them with the copy of
+  the generator that contains them.
+- gprior returns the best iterate by the stopping criterion, without η, and not the last iterate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import ClassVar
 
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
     Adam,
     Init,
-    Moment,
     Noise,
     Objective,
     Outcome,
+    Step,
+    Term,
     Variables,
     W,
     Watch,
+    fidelity,
+    judgements,
+    perceptual,
 )
 from gprior.solvers.base import Solver
 from gprior.solvers.styles import spread
@@ -47,24 +50,27 @@ from gprior.solvers.terms import noise_autocorrelation, trapezoid
 __all__ = ["Projector"]
 
 
+FADED = 0.75  # fraction of the run after which η is zero
+
+
 @dataclass(frozen=True)
 class Projector(Solver):
-    """Search w and noise (Karras et al. 2020, appendix D).
+    """Search w and the noise maps (Karras et al. 2020, appendix D).
 
     Parameters
     ----------
     pixel : float
-        λ_pix, on the mean of (y - A x)² over observed entries.
+        Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     feature : float
-        λ_vgg, on the perceptual distance in units of its median over prior samples.
+        Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     noise : float
-        λ_n, on the squared autocorrelations of the noise maps.
+        Weight λ_n ≥ 0 of the squared autocorrelations of the noise maps.
     jitter : float
-        Standard deviation of η at the start, in units of s √w_dim.
+        Standard deviation of η at the start, in units of s √w_dim; 0 switches η off.
     lr : float
-        Adam's largest step of w, in units of s, and of the noise maps.
+        Largest step size of Adam, for w in units of s, and for the noise maps.
     steps, init, perceptual, max_batch
-        See `Solver`; the paper has 1000 steps and ``init="mean"``.
+        See `Solver`. The paper has 1000 steps and ``init="mean"``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "noise"})
@@ -76,34 +82,43 @@ class Projector(Solver):
     jitter: float = 0.05
     lr: float = 0.22
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def cost(self, classes: int) -> float:
+        """Return the evaluations, which include those that judge w without η."""
+        jittered = judgements(self.total, FADED) if self.jitter else 0
+        return super().cost(classes) + jittered / 3
+
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         prior, s = problem.prior, spread(problem.prior)
         eta = self.jitter * s * prior.w_avg.shape[-1] ** 0.5
         space = Jittered(eta) & Noise(drawn=True, standard=True)
         objective = Objective(
-            fidelity=self.pixel,
-            perceptual=self.feature,
-            regularizers={
-                "noise": (
-                    self.noise,
-                    lambda u, start, inputs: noise_autocorrelation(list(inputs["noise"].values())),
-                )
-            },
+            fidelity(self.pixel),
+            perceptual(self.feature),
+            Term("noise", self.noise, lambda at: noise_autocorrelation(at.inputs["noise"])),
         )
         adam = Adam({"w": self.lr * s, "noise": self.lr}, schedule=trapezoid(0.25))
-        return self.search(problem, c, watch, objective, (space, adam))
+        return self.search(problem, watch, objective, (space, adam))
 
 
 @dataclass(frozen=True)
 class Jittered(W):
-    """w plus noise that fades; the code that is returned has none."""
+    """w with added noise η, whose deviation falls to zero; the returned code has no noise.
+
+    Attributes
+    ----------
+    scale : float
+        Standard deviation of η at the start.
+    """
 
     scale: float
 
-    def decode(self, variables: Variables, start: Variables, at: Moment) -> dict[str, Any]:
+    def draws(self, t: float) -> bool:
+        return self.scale > 0 and t < FADED
+
+    def draw(self, variables: Variables, start: Variables, step: Step) -> Variables:
         w = variables["w"]
-        eta = self.scale * max(0.0, 1 - at.t / 0.75) ** 2
+        eta = self.scale * max(0.0, 1 - step.t / FADED) ** 2
         if eta > 0:
-            w = w + eta * at.draw("jitter", w.shape[1:])
-        return super().decode({"w": w}, start, at)
+            w = w + eta * step.draw("jitter", w.shape[1:])
+        return self.finish({**variables, "w": w}, start, step)

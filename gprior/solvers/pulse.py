@@ -1,26 +1,27 @@
-"""PULSE: search for a latent on its sphere whose image, downsampled, is the measurement.
+"""PULSE: search for a latent on a sphere whose downsampled image equals the measurement.
 
 Menon, Damian, Hu, Ravi and Rudin 2020, "PULSE: Self-supervised photo upsampling via latent
-space exploration of generative models", arXiv:2003.03808. Over z+ = (z_1, ..., z_L), each
-on the sphere it starts on, and the first five noise maps::
+space exploration of generative models", arXiv:2003.03808. The variables are
+z+ = (z_1, ..., z_L), where each z_i stays on the sphere on which it starts, and the first five
+noise maps. The objective is ::
 
     J = λ_pix max(ε, |y - A G|²) + λ_geo Geo(w_1, ..., w_L),   w_i = M(z_i)
 
-with Geo the mean squared angle between the styles of two layers, by Adam with a step that
-rises and falls once. A is any operator here, theirs a downsampling.
+Geo is the mean squared angle between the styles of two layers. Adam minimises J with a step size
+that rises and falls once. A is any operator here; in the paper it is a downsampling.
 
 Differs from the authors' code
 ------------------------------
-- ε = 2e-3 is their bound below which the data do not count any more, that is 27 dB. The
-  default is 0; where a noise level is known the discrepancy principle ends the fit.
-- Their bound acts on the sum over a batch, so that no batch of two can pass it, and what
-  they return is the last image, not the best.
-- z_i goes through the generator's own mapping network instead of a random affine map fitted
-  to W, and z+ starts with one z repeated for all layers.
-- The noise maps that are not searched are the generator's constants; theirs are redrawn, and
-  the last is zero.
-- The geodesic weight is relative to a data weight of 100, as theirs: Adam's path depends on
-  their ratio alone.
+- The authors use the bound ε = 2e-3, which is 27 dB. Below it, the data term is constant. The
+  default here is 0, because the discrepancy principle ends the fit if the noise level is known.
+- The authors' bound acts on the sum over a batch, so no batch of two images can reach it. Their
+  code also returns the last image and not the best one.
+- z_i goes through the mapping network of the generator. The authors use a random affine map that
+  is fitted to W. In gprior, z+ starts with the same z for all layers.
+- Noise maps that are not searched are the constants of the generator. The authors draw these maps
+  again at each step, and set the last map to zero.
+- The geodesic weight is relative to a data weight of 100, as in the authors' code. The path of
+  Adam depends only on the ratio of the two weights.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gprior.problem import Problem
-from gprior.search import Adam, Init, Noise, Objective, Outcome, Sphere, Watch, ZPlus
+from gprior.search import Adam, Init, Iterate, Noise, Objective, Outcome, Sphere, Term, Watch, ZPlus
 from gprior.solvers.base import Solver
 from gprior.solvers.terms import geodesic_cross, one_cycle_drop
 
@@ -40,22 +41,24 @@ __all__ = ["PULSE"]
 
 @dataclass(frozen=True)
 class PULSE(Solver):
-    """Search z+ on its sphere, and noise (Menon et al. 2020).
+    """Search z+ on its sphere, and the coarse noise maps (Menon et al. 2020).
 
     Parameters
     ----------
     pixel : float
-        λ_pix, on the mean of (y - A x)² over observed entries.
+        Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     tolerance : float
-        ε, below which the data do not count; the paper's is 2e-3.
+        ε ≥ 0, in squared pixel units. The data term is constant where the mean of (y - A x)² is
+        below ε. The paper's value is 2e-3.
     cross : float
-        λ_geo, on the squared angles between styles of different layers.
+        Weight λ_geo ≥ 0 of the squared angles between the styles of different layers.
     noises : int
-        Noise maps that are searched, from the coarsest on.
+        Number of noise maps to search, at least 0, from the coarsest map on.
     lr : float
-        Adam's largest step.
+        Largest step size of Adam.
     steps, init, perceptual, max_batch
-        See `Solver`; the paper has 100 steps. There is no perceptual term.
+        See `Solver`. The paper has 100 steps. This method has no perceptual term, so
+        ``perceptual=True`` is refused.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "noise"})
@@ -68,15 +71,16 @@ class PULSE(Solver):
     noises: int = 5
     lr: float = 0.4
 
-    def run(self, problem: Problem, c: Tensor | None, watch: Watch) -> Outcome:
+    def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         space = ZPlus(problem.prior) & Noise(last=self.noises) & Sphere(("z+",))
+
+        def bounded(at: Iterate) -> Tensor:
+            return at.problem.mean_square(at.predicted, at.problem.fit).clamp_min(self.tolerance)
+
         objective = Objective(
-            fidelity=self.pixel,
-            tolerance=self.tolerance,
-            regularizers={
-                "cross": (self.cross, lambda u, start, inputs: geodesic_cross(inputs["ws"]))
-            },
+            Term("fidelity", self.pixel, bounded, data=True),
+            Term("cross", self.cross, lambda at: geodesic_cross(at.inputs["ws"])),
         )
         adam = Adam(self.lr, schedule=one_cycle_drop)
-        return self.search(problem, c, watch, objective, (space, adam))
+        return self.search(problem, watch, objective, (space, adam))

@@ -1,4 +1,7 @@
-"""The methods by their names. A new one is a file of its own, and a row here."""
+"""The methods by their names.
+
+A new method is one new file and one row in `SOLVERS`.
+"""
 
 from __future__ import annotations
 
@@ -44,25 +47,30 @@ SOLVERS: dict[str, type[Solver]] = {
 
 
 def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, Any]) -> Solver:
-    """Return the solver that was asked for, with the constants that were given.
+    """Return a solver by its name or instance, with its constants, for a prior.
 
     Parameters
     ----------
     solver : str, Solver or None
-        A name in `SOLVERS`, an instance, or None for ``"lbrgm"`` where the prior has a W
-        space and ``"csgm"`` elsewhere.
+        A name in `SOLVERS`, or an instance. None means ``"lbrgm"`` if the prior has a W space,
+        and ``"csgm"`` otherwise.
     prior : Prior
-        The prior it is to work with.
+        The prior that the solver will use.
     constants : dict
-        Values of the solver's fields.
+        Values of the solver's fields, by the names of the fields.
+
+    Returns
+    -------
+    Solver
+        The solver, with the constants that depend on the prior filled in.
 
     Raises
     ------
-    ValueError
-        If the name is unknown, or the prior lacks an input that the method needs; the
-        message lists the names that work.
-    TypeError
-        If a constant is no field of the solver, or an instance is given constants.
+    InputError
+        If the name is unknown, or if the prior lacks an input that the method needs. The message
+        lists the names that work.
+    InputTypeError
+        If a constant is not a field of the solver, or if constants are given with an instance.
 
     Examples
     --------
@@ -74,14 +82,14 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
     if isinstance(solver, Solver):
         if constants:
             raise InputTypeError(
-                f"constants {sorted(constants)} go with a solver's name; this solver is an "
-                "instance: set its fields instead"
+                f"constants {sorted(constants)} go with a solver's name, but this solver is an "
+                "instance; set its fields instead"
             )
-        found = solver
+        instance = solver
     else:
         name = solver or ("lbrgm" if "lbrgm" in works else "csgm")
         if name not in SOLVERS:
-            raise InputError(f"solver {name!r} is unknown; solvers are {sorted(SOLVERS)}")
+            raise InputError(f"solver {name!r} is unknown; the solvers are {sorted(SOLVERS)}")
         kind = SOLVERS[name]
         valid = [f.name for f in fields(kind)]
         wrong = sorted(set(constants) - set(valid))
@@ -89,17 +97,17 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
             raise InputTypeError(
                 f"{name} has no constant {wrong}; its constants are {sorted(valid)}"
             )
-        found = kind(**constants)
-    lacking = sorted(found.required() - prior.inputs)
+        instance = kind(**constants)
+    lacking = sorted(instance.required() - prior.inputs)
     if lacking:
         raise InputError(
-            f"{type(found).__name__} needs the inputs {lacking}, which this prior lacks; "
-            f"solvers that work with it are {works}"
+            f"{type(instance).__name__} needs the inputs {lacking}, which this prior lacks; "
+            f"choose one of the solvers that work with it: {works}"
         )
-    return found.on(prior)
+    return instance.for_prior(prior)
 
 
 def name_of(solver: Solver) -> str:
-    """Return the name of a solver in `SOLVERS`, or of its class if it is one's own."""
+    """Return the name of a solver in `SOLVERS`; for another class, its name in lower case."""
     names = {kind: name for name, kind in SOLVERS.items()}
     return names.get(type(solver), type(solver).__name__.lower())

@@ -1,4 +1,4 @@
-"""Statistics of a prior's styles that several methods share."""
+"""Statistics of the styles of a prior, which several methods use."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ SAMPLES = 4096
 
 @torch.no_grad()
 def samples_by_class(prior: Prior) -> list[Tensor]:
-    """Return styles w (n, w_dim) of 4096 keyed draws in all, one tensor per class."""
+    """Return the styles w of 4096 keyed draws in total: one tensor (n, w_dim) per class."""
     z = prior.draw([(0, "spread", i) for i in range(SAMPLES)])
     if not prior.c_dim:
         return [prior.mapping(z)[:, 0]]
-    found = []
+    styles = []
     for label in range(prior.c_dim):
         rows = z[label :: prior.c_dim]
-        found.append(prior.mapping(rows, prior.classes(label, len(rows)))[:, 0])
-    return found
+        styles.append(prior.mapping(rows, prior.classes(label, len(rows)))[:, 0])
+    return styles
 
 
 def spread(prior: Prior) -> float:
     """Return s, the root mean square of an entry of w - w_avg, within a class."""
-    means = prior.w_avg if prior.c_dim else prior.w_avg[None]
-    squares = [
-        float((w - mean).square().mean())
-        for w, mean in zip(samples_by_class(prior), means, strict=True)
-    ]
-    return float((sum(squares) / len(squares)) ** 0.5)
+    core = prior.core
+
+    def compute() -> float:
+        means = core.w_avg if core.c_dim else core.w_avg[None]
+        squares = [
+            float((w - mean).square().mean())
+            for w, mean in zip(samples_by_class(core), means, strict=True)
+        ]
+        return float((sum(squares) / len(squares)) ** 0.5)
+
+    return core.statistic("spread_of_w", compute)

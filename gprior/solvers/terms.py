@@ -1,9 +1,9 @@
-"""Regularizers and step-size schedules that several papers share."""
+"""Regularizers and schedules of the step size that several papers use."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,25 +13,46 @@ __all__ = ["geodesic_cross", "noise_autocorrelation", "one_cycle_drop", "trapezo
 
 
 def geodesic_cross(v: Tensor) -> Tensor:
-    """Return the mean squared angle between the latents of all pairs of layers, (R,).
+    """Return the mean squared angle between the latents of all pairs of layers.
 
-    v is (R, L, n); the angle of two latents of one length is 2 atan2(|a - b|, |a + b|), which
-    enters as 512 angle² / 8, as in PULSE (Menon et al. 2020, equation 5), whatever n is.
+    The angle between two latents a and b of the same length is 2 atan2(|a - b|, |a + b|). It
+    enters as 512 angle² / 8 for every n, as in PULSE (Menon et al. 2020, equation 5).
+
+    Parameters
+    ----------
+    v : Tensor
+        Latents (R, L, n) of L layers.
+
+    Returns
+    -------
+    Tensor
+        One value per row, (R,).
     """
-    apart, along = (v[:, :, None] + sign * v[:, None] for sign in (-1, 1))
-    near, far = (torch.sqrt(u.square().sum(3) + 1e-9) for u in (apart, along))
-    return (512 / 8) * (2 * torch.atan2(near, far)).square().mean((1, 2))
+    pairs = (v[:, :, None] + sign * v[:, None] for sign in (-1, 1))
+    difference, total = (torch.sqrt(u.square().sum(3) + 1e-9) for u in pairs)
+    return (512 / 8) * (2 * torch.atan2(difference, total)).square().mean((1, 2))
 
 
-def noise_autocorrelation(maps: Sequence[Tensor]) -> Tensor:
-    """Return the squared correlation of noise maps with their shifts, over a pyramid, (R,).
+def noise_autocorrelation(maps: Mapping[int, Tensor]) -> Tensor:
+    """Return the squared correlation of noise maps with their shifts, over a pyramid.
 
-    For each map (R, 1, r, r) and its 2x averages down to 8 pixels, the squares of the means
-    of n(i, j) n(i, j+1) and n(i, j) n(i+1, j) (Karras et al. 2020, arXiv:1912.04958,
-    appendix D).
+    Every map n is halved by averaging over 2 x 2 entries until it has at most 8 rows. At each
+    size, the squares of the means of n(i, j) n(i, j+1) and of n(i, j) n(i+1, j) are added (Karras
+    et al. 2020, arXiv:1912.04958, appendix D).
+
+    Parameters
+    ----------
+    maps : mapping of int to Tensor
+        Noise maps (R, 1, r, r) by their numbers.
+
+    Returns
+    -------
+    Tensor
+        One value per row, (R,).
     """
-    total = torch.zeros((), dtype=maps[0].dtype, device=maps[0].device)
-    for n in maps:
+    total = torch.zeros((), dtype=torch.float32, device="cpu")
+    for n in maps.values():
+        total = total.to(n)
         while True:
             for dim in (2, 3):
                 total = total + (n * n.roll(1, dim)).mean((1, 2, 3)).square()
@@ -42,11 +63,22 @@ def noise_autocorrelation(maps: Sequence[Tensor]) -> Tensor:
 
 
 def trapezoid(down: float, up: float = 0.05) -> Callable[[float], float]:
-    """Return the schedule that rises linearly, stays at 1, and falls as a cosine.
+    """Return a schedule that rises linearly from 0, stays at 1, and falls to 0 as a cosine.
 
-    ``up`` and ``down`` are fractions of the run (Karras et al. 2020, appendix D, have
-    0.05 and 0.25).
+    Karras et al. 2020 (appendix D) use ``down=0.25`` and ``up=0.05``.
 
+    Parameters
+    ----------
+    down, up : float
+        Fractions of the run, in (0, 1], during which the schedule falls and rises.
+
+    Returns
+    -------
+    callable
+        (fraction of the run in [0, 1]) -> factor of the step size in [0, 1].
+
+    Examples
+    --------
     >>> [round(trapezoid(0.25)(t), 2) for t in (0.025, 0.5, 0.875, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
     """
@@ -59,8 +91,22 @@ def trapezoid(down: float, up: float = 0.05) -> Callable[[float], float]:
 
 
 def one_cycle_drop(t: float) -> float:
-    """Return PULSE's schedule: up and down over nine tenths of the run, then nearly off.
+    """Return PULSE's factor of the step size at the fraction t of the run.
 
+    It rises and falls over nine tenths of the run, then it falls to almost 0.
+
+    Parameters
+    ----------
+    t : float
+        Fraction of the run, in [0, 1].
+
+    Returns
+    -------
+    float
+        Factor in [0.001, 1].
+
+    Examples
+    --------
     >>> [round(one_cycle_drop(t), 2) for t in (0.0, 0.45, 0.9, 0.95)]
     [0.1, 1.0, 0.1, 0.05]
     """

@@ -1,4 +1,9 @@
-"""Training of StyleGAN2 priors, behind ``gprior train``."""
+"""Trains StyleGAN2 priors; ``gprior train`` is the command.
+
+``data`` makes an `ImageSet` of a folder or of the phantoms that ``head_phantoms`` draws. A
+`Trainer` trains on it, measures its progress with ``frechet``, and returns the prior. ``pictures``
+draws the curve and samples of a run.
+"""
 
 from __future__ import annotations
 

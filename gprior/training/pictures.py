@@ -1,4 +1,4 @@
-"""Pictures of a training run: the curve and the samples."""
+"""Draws two pictures of a training run: the curve of its progress, and its samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = 16
 
 
 def draw_samples(path: Path, samples: Tensor, real: Tensor) -> None:
-    """Draw generated images, and real ones below for comparison.
+    """Draw generated images, and below them real ones for comparison.
 
     Parameters
     ----------
@@ -41,26 +41,26 @@ def draw_samples(path: Path, samples: Tensor, real: Tensor) -> None:
 
 
 def _tiled(images: Tensor) -> Any:
-    """Arrange images in rows of 16, for imshow."""
+    """Return images arranged in rows of 16, as an array for imshow."""
     n, C, H, W = images.shape
     rows = -(-n // COLUMNS)
-    full = torch.cat([images.clamp(0, 1), torch.ones(rows * COLUMNS - n, C, H, W)])
+    full = torch.cat([images.clamp(0, 1), images.new_ones(rows * COLUMNS - n, C, H, W)])
     tile = full.view(rows, COLUMNS, C, H, W).permute(0, 3, 1, 4, 2)
     array = tile.reshape(rows * H, COLUMNS * W, C).numpy()
     return array[..., 0] if C == 1 else array
 
 
 def draw_curve(path: Path, curve: Sequence[Mapping[str, float]], real: float) -> None:
-    """Draw the Fréchet distance at each checkpoint, with that of real images.
+    """Draw the Fréchet distance at each checkpoint, and the distance of real images as a line.
 
     Parameters
     ----------
     path : Path
         A PNG file.
     curve : sequence of mapping
-        With ``step`` and ``frechet``.
+        One point per checkpoint, with ``step`` and ``frechet``.
     real : float
-        The distance of real images to held-out ones.
+        The Fréchet distance of training images to held-out images.
     """
     drawing = _drawing(6.4, 4)
     ax = drawing.subplots()
@@ -74,6 +74,7 @@ def draw_curve(path: Path, curve: Sequence[Mapping[str, float]], real: float) ->
 
 
 def _drawing(width: float, height: float) -> Any:
+    """Return a Matplotlib figure of a size in inches that does not need a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

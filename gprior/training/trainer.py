@@ -1,10 +1,10 @@
 """The training loop of a StyleGAN2 prior.
 
-Non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation and
-style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), exponential moving
-average of the generator's weights, and one term against mode collapse, `lacking_spread`:
-a small discriminator does not see that all samples share their folds. Every draw is keyed
-by the step, so a resumed run continues as if it had never stopped.
+The parts are the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1 regularisation
+and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential moving
+average of the generator's weights, and one term against mode collapse, `lacking_spread`. A small
+discriminator needs the last one: it does not notice that the cortex of all samples has the same
+folds. Every draw is keyed by the step, so a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.distances import median_distance
+from gprior.distances import discriminator_unit
 from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
-from gprior.randomness import generator
+from gprior.randomness import generator, in_plain_mode, normal
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features
 
@@ -40,20 +40,20 @@ class Settings:
     Attributes
     ----------
     steps, batch : int
-        Optimiser steps and images per step.
+        Number of optimizer steps, and of images per step.
     lr : float
-        Adam's rate for both networks, betas (0, 0.99); falls linearly to zero over the
-        last fifth of the run.
+        Learning rate of Adam for both networks, with betas (0, 0.99). It falls linearly to
+        zero over the last fifth of the run.
     r1_gamma, r1_every : float, int
-        Weight of the gradient penalty and its interval in steps.
+        Weight of the gradient penalty, and its interval in steps.
     diversity : float
-        Weight of the spread that samples lack, see `lacking_spread`.
+        Weight of `lacking_spread`.
     mixing : float
-        Probability that an image takes its styles from two latents.
+        Probability that the styles of an image come from two latents.
     ema_images : float
-        Half-life of the weights' average, in images.
+        Half-life of the average of the weights, in images.
     seed : int
-        Seed of initial weights and of every draw.
+        Seed of the initial weights and of every draw.
     """
 
     steps: int = 12500
@@ -72,7 +72,7 @@ class Settings:
 
 
 class Trainer:
-    """Trains a generator and its discriminator on an image set.
+    """The training of a generator and its discriminator on an image set.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Trainer:
     settings : Settings
         Constants of the run.
     device : torch.device
-        On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
+        Where to train. On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Trainer:
             names = ("img_resolution", "img_channels", "c_dim", "channel_base", "channel_max")
             self.D = Discriminator(**{k: self.G.config[k] for k in names})
         for net in (self.G, self.D):
-            net.to(memory_format=torch.channels_last).to(device)
+            net.float().to(memory_format=torch.channels_last).to(device)
         self.ema = copy.deepcopy(self.G).freeze()
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
@@ -112,7 +112,17 @@ class Trainer:
         every: int = 500,
         report: Callable[[Trainer], object] = lambda trainer: None,
     ) -> None:
-        """Run to the last step; ``report(self)`` every so many steps and at the end."""
+        """Train until the last step.
+
+        Parameters
+        ----------
+        tick : callable
+            Called after each step with the losses by name.
+        every : int
+            Interval in steps at which the Fréchet distance is measured.
+        report : callable
+            Called with this trainer after each of these measurements, and at the end.
+        """
         while self.step < self.settings.steps:
             started = time.perf_counter()
             values = self._step()
@@ -124,11 +134,13 @@ class Trainer:
                 self.curve[-1]["frechet"] = self.frechet()
                 report(self)
 
+    @in_plain_mode
+    @torch.enable_grad()
     def _step(self) -> dict[str, float]:
         s, rng = self.settings, generator(self.settings.seed, "train", self.step)
         for opt, ratio in ((self.opt_g, 1.0), (self.opt_d, s.r1_every / (s.r1_every + 1))):
             opt.param_groups[0]["lr"] = s.rate(self.step) * ratio
-        rows = torch.randint(len(self.data.images), (s.batch,), generator=rng)
+        rows = torch.randint(len(self.data.images), (s.batch,), generator=rng, device="cpu")
         real, label = self.data.batch(rows)
         real = real.to(self.device).contiguous(memory_format=torch.channels_last)
         c = self._one_hot(label)
@@ -145,10 +157,10 @@ class Trainer:
         return values
 
     def _step_generator(self, rng: torch.Generator) -> dict[str, float]:
-        """Step G on samples of one class, the next one at each step."""
+        """Update G on samples of one class; each step takes the next class."""
         s, label = self.settings, self.step % max(self.G.c_dim, 1)
         rows = self._rows[label]
-        rows = rows[torch.randint(len(rows), (s.batch,), generator=rng)]
+        rows = rows[torch.randint(len(rows), (s.batch,), generator=rng, device="cpu")]
         real, labels = self.data.batch(rows)
         c = self._one_hot(labels)
         self.D.requires_grad_(False)
@@ -156,15 +168,15 @@ class Trainer:
             features = self.D.features(self._generate(c, rng))
             loss = F.softplus(-self.D.judge(features[-1], c)).mean()
             with torch.no_grad():
-                wanted = self.D.features(real.to(self.device))
-        lacking = lacking_spread(features, wanted)
+                real_features = self.D.features(real.to(self.device))
+        lacking = lacking_spread(features, real_features)
         self._descend(self.opt_g, loss + s.diversity * lacking)
         self.D.requires_grad_(True)
         return {"loss_g": float(loss.detach()), "lacking": float(lacking.detach())}
 
     @cached_property
     def _rows(self) -> list[Tensor]:
-        """Rows of the images of each class."""
+        """Indices of the images of each class."""
         classes = range(max(self.G.c_dim, 1))
         return [(self.data.labels == k).nonzero()[:, 0] for k in classes]
 
@@ -179,11 +191,12 @@ class Trainer:
     def _generate(self, c: Tensor | None, rng: torch.Generator) -> Tensor:
         """Generate raw images with style mixing and fresh noise maps."""
         n, G = self.settings.batch, self.G
-        z = torch.randn(2, n, G.z_dim, generator=rng).to(self.device)
-        mixed = torch.rand(n, generator=rng) < self.settings.mixing
-        cut = torch.randint(1, G.num_ws, (n,), generator=rng)
+        plain: dict[str, Any] = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
+        z = torch.randn(2, n, G.z_dim, **plain).to(self.device)
+        mixed = torch.rand(n, **plain) < self.settings.mixing
+        cut = torch.randint(1, G.num_ws, (n,), generator=rng, device="cpu")
         cut = torch.where(mixed, cut, G.num_ws)[:, None, None].to(self.device)
-        noise = [torch.randn(n, *shape, generator=rng).to(self.device) for shape in G.noise_shapes]
+        noise = [torch.randn(n, *shape, **plain).to(self.device) for shape in G.noise_shapes]
         with self._autocast():
             layers = torch.arange(G.num_ws, device=self.device)[:, None]
             ws = torch.where(layers < cut, G.mapping(z[0], c), G.mapping(z[1], c))
@@ -195,7 +208,7 @@ class Trainer:
         opt.step()
 
     def _r1(self, real: Tensor, c: Tensor | None) -> float:
-        """Penalise ||grad D||^2 at real images, weighted for its interval."""
+        """Take a step on ||grad D||^2 at real images, with a weight for the skipped steps."""
         real = real.detach().requires_grad_()
         (grad,) = torch.autograd.grad(self.D(real, c).sum(), real, create_graph=True)
         penalty = grad.square().sum((1, 2, 3)).mean()
@@ -210,12 +223,12 @@ class Trainer:
             slow.lerp_(fast, 1 - beta)
 
     def frechet(self) -> float:
-        """Distance of the averaged generator's samples to held-out images."""
+        """Return the Fréchet distance of the averaged generator's samples to held-out images."""
         samples = self.ema.sample(len(self.data.held_out)).clamp(0, 1)
         return frechet_distance(random_features(samples), self._held_out_features)
 
     def frechet_real(self) -> float:
-        """Distance of as many training images to held-out images: the value to compare with."""
+        """Return the same distance for as many training images, as a value to compare with."""
         images = self.data.images[: len(self.data.held_out)]
         return frechet_distance(random_features(images / 255), self._held_out_features)
 
@@ -227,11 +240,13 @@ class Trainer:
     def finish(self) -> StyleGAN2:
         """Return the averaged generator, ready to be saved.
 
-        With ``w_avg`` (per class), folded gains, the discriminator, and the unit of its
-        perceptual distance: the median over 200 pairs of samples.
+        It has ``w_avg`` (per class), folded gains and the discriminator. The unit of its
+        perceptual distance, the median over 200 pairs of samples, is measured here, so that
+        the file stores it.
         """
         G = copy.deepcopy(self.ema).cpu()
-        z = torch.randn(20000, G.z_dim, generator=generator(self.settings.seed, "w-avg"))
+        key = (self.settings.seed, "w-avg")
+        z = normal([key], (20000, G.z_dim), G.like)[0]
         if G.c_dim:
             rows = [G.mapping(z, G.classes(k, len(z)))[:, 0].mean(0) for k in range(G.c_dim)]
             G.w_avg.copy_(torch.stack(rows))
@@ -241,7 +256,6 @@ class Trainer:
         critic = copy.deepcopy(self.D).cpu().eval().requires_grad_(False)
         fold_(critic)
         G.discriminator = critic
-        unit = median_distance(lambda x: critic.features(2 * x - 1), G.sample(400))
         G.record = {
             "data": self.data.description,
             "classes": list(self.data.classes),
@@ -249,12 +263,12 @@ class Trainer:
             "seconds": round(self.seconds),
             "frechet": round(self.frechet(), 2),
             "frechet_real": round(self.frechet_real(), 2),
-            "perceptual_unit": unit,
         }
+        discriminator_unit(G)
         return G
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint to resume from, atomically."""
+        """Write a checkpoint from which `restore` continues; an interruption leaves the old one."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -272,12 +286,12 @@ class Trainer:
         Raises
         ------
         ValueError
-            If it belongs to another architecture, or was cut short.
+            If it is a checkpoint of another architecture, or was cut short.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             progress = state["step"], state["seconds"], state["curve"]
-            # Arguments that StyleGAN2 has gained since then were at their defaults.
+            # Arguments that StyleGAN2 has gained since then had their default values.
             defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
             config = {**defaults, **state["config"]}
             parts = {name: state[name] for name in self._parts()}
@@ -286,7 +300,7 @@ class Trainer:
         if config != self.G.config:
             raise InputError(
                 f"{path} is a checkpoint of another architecture: {config}, "
-                f"not {self.G.config}; give the same sizes or another --out"
+                f"not {self.G.config}; give the same sizes or another folder"
             )
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
@@ -298,14 +312,20 @@ class Trainer:
 
 
 def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Return how much less the features of samples spread than those of images, in [0, 1].
+    """Return how much less samples vary than images of the same class, in [0, 1].
 
-    The mean over levels of E relu(s_real - s_fake) / E s_real, with s the standard deviation
-    over a batch of one class, at each position of each feature map (B, C, H, W). More spread
-    in one place does not make up for less in another.
+    With s the standard deviation over a batch, at each position of each feature map, this is
+    the mean of E relu(s_real - s_fake) / E s_real over the levels. It is 0 if samples vary
+    everywhere at least as much as images, and 1 if they are all alike. More variation in one
+    place does not compensate for less in another.
+
+    Parameters
+    ----------
+    fake, real : sequence of Tensor
+        Feature maps (B, C, H, W) of samples and of images, finest first.
     """
     levels = []
     for f, r in zip(fake, real, strict=True):
-        own, wanted = ((x.float().var(0) + 1e-6).sqrt() for x in (f, r))
-        levels.append(F.relu(wanted - own).mean() / wanted.mean())
+        s_fake, s_real = ((x.float().var(0) + 1e-6).sqrt() for x in (f, r))
+        levels.append(F.relu(s_real - s_fake).mean() / s_real.mean())
     return torch.stack(levels).mean()

@@ -1,0 +1,152 @@
+"""Reads one slice of a NIfTI file, and encodes a volume of one slice that is derived from it.
+
+The derived slice has the place in the world of the slice that was read.
+"""
+
+from __future__ import annotations
+
+import builtins
+import gzip
+import math
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gprior.checks import InputError, integer
+from gprior.images.raster import (
+    MAX_PIXELS,
+    ImageFile,
+    ImageFileError,
+    check_size,
+    pick,
+    reading,
+)
+
+__all__ = ["encode_nifti", "read_nifti"]
+
+
+def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
+    """Read one slice of the first volume of a NIfTI file, in the usual radiological orientation.
+
+    The slice is transposed and flipped so that rows run from anterior to posterior or from
+    superior to inferior, and columns from the patient's right to left or from anterior to
+    posterior. This is the convention of DICOM. ``geometry["display"]`` records what was done.
+    """
+    import nibabel
+
+    try:
+        axis = 2 if axis is None else integer("axis", axis, 0, 2)
+    except InputError as error:
+        raise ImageFileError(f"{error}; {path} has no axis {axis!r}") from None
+    with reading(path, "NIfTI"), _nifti_stream(path) as stream:
+        version = nibabel.Nifti2Image if stream.read(8)[4:7] == b"n+2" else nibabel.Nifti1Image
+        stream.seek(0)
+        file = version.from_stream(stream)
+        header, affine = file.header, file.affine
+        dtype, ndim = header.get_data_dtype(), len(file.shape)
+        if dtype.kind not in "iuf":
+            raise ImageFileError(
+                f"{path} holds complex or colour values ({dtype.name}), but an image has one real "
+                "number per voxel; save its magnitude"
+            )
+        shape = (*file.shape, 1, 1)[:3]
+        index = pick(path, slice, shape[axis])
+        check_size(path, *(n for a, n in enumerate(shape) if a != axis))
+        if math.prod(shape) > 16 * MAX_PIXELS or not np.abs(affine).max() < 1e9:
+            raise ImageFileError(
+                f"{path} has {shape} voxels (at most {16 * MAX_PIXELS} are read) or an affine "
+                "with values that are not finite or above 1e9; crop it or correct its header"
+            )
+        spatial = [index if a == axis else builtins.slice(None) for a in range(min(ndim, 3))]
+        where = (*spatial, *(0,) * (ndim - 3))
+        plane = np.asarray(file.dataobj[where], dtype=np.float64)
+        plane = plane.reshape([n for a, n in enumerate(shape) if a != axis])
+        geometry = _nifti_geometry(header, affine, axis, index, shape)
+    return ImageFile(
+        pixels=_upright(plane, geometry["display"])[None].copy(),
+        format="nifti",
+        path=path,
+        stored_dtype=dtype.name,
+        geometry=geometry,
+        _source=(version, header.copy(), affine),
+    )
+
+
+def _nifti_stream(path: Path) -> BinaryIO:
+    """Open the uncompressed bytes of a file. Its name has no influence."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return cast("BinaryIO", gzip.open(path, "rb") if compressed else path.open("rb"))
+
+
+def _nifti_geometry(
+    header: Any, affine: NDArray[np.float64], axis: int, index: int, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return grid and place of a slice, and how it is turned upright."""
+    from nibabel.orientations import aff2axcodes, io_orientation
+
+    rows, columns = (a for a in range(3) if a != axis)
+    zooms = [float(value) for value in np.linalg.norm(affine[:3, :3], axis=0)]
+    orientation = io_orientation(affine)
+    transpose = False
+    flips = [False, False]
+    if np.isfinite(orientation).all():
+        # The world axes are right, anterior and superior. Of the two axes of the slice, the rows
+        # follow the later one. Rows and columns both run against the direction of their axis.
+        transpose = bool(orientation[rows, 0] < orientation[columns, 0])
+        if transpose:
+            rows, columns = columns, rows
+        flips = [bool(orientation[a, 1] > 0) for a in (rows, columns)]
+    return {
+        "axis": axis,
+        "slice": index,
+        "shape": [int(n) for n in shape],
+        "affine": affine.tolist(),
+        "axis_codes": ["?" if code is None else code for code in aff2axcodes(affine)],
+        "zooms": zooms,
+        "units": header.get_xyzt_units()[0],
+        "display": {"transpose": transpose, "flip_rows": flips[0], "flip_columns": flips[1]},
+        "spacing": [zooms[rows], zooms[columns]],
+    }
+
+
+def _upright(plane: NDArray[np.float64], display: dict[str, bool]) -> NDArray[np.float64]:
+    """Transpose and flip a slice."""
+    plane = plane.T if display["transpose"] else plane
+    return plane[
+        :: -1 if display["flip_rows"] else 1,
+        :: -1 if display["flip_columns"] else 1,
+    ]
+
+
+def encode_nifti(image: ImageFile, pixels: NDArray[np.float64], note: str) -> bytes:
+    """Encode a float32 volume of this one slice, at the slice's place in the world."""
+    version, header, affine = image._source
+    axis, index, display = (image.geometry[key] for key in ("axis", "slice", "display"))
+    # To flip twice changes nothing. On the way back, the flips come before the transpose.
+    flat = _upright(pixels[0], display | {"transpose": False})
+    stored = np.expand_dims(flat.T if display["transpose"] else flat, axis)
+    header = header.copy()
+    header.set_data_dtype(np.float32)
+    header.extensions.clear()  # they may describe the other slices and volumes
+    header["descrip"] = note.encode("ascii", "replace")[:79]
+    for key in ("slice_start", "slice_end", "slice_code", "slice_duration"):
+        header[key] = 0
+
+    def moved(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return an affine whose first slice is the one that was read."""
+        matrix = matrix.copy()
+        matrix[:3, 3] += matrix[:3, axis] * index
+        return matrix
+
+    file = version(stored.astype(np.float32), moved(affine), header)
+    # A changed affine makes nibabel rewrite both codes, but the space is the same as before.
+    for name in ("qform", "sform"):
+        matrix, code = getattr(header, f"get_{name}")(coded=True)
+        if code:
+            getattr(file, f"set_{name}")(moved(matrix), int(code))
+        elif int(header["sform_code"]) or int(header["qform_code"]):
+            getattr(file, f"set_{name}")(None, 0)
+    return cast(bytes, file.to_bytes())
