@@ -52,11 +52,12 @@ def solve(
     ----------
     y : Tensor, array or deepinv TensorList
         Measurements (B, ...). Each image is a problem of its own: its answer does not
-        depend on the others in the batch.
+        depend on the others in the batch. Entries on which A does not depend may be NaN, and
+        the masked entries of a masked array (``numpy.ma``) are not fitted.
     A : object
-        A deepinv physics (gprior's operators are), a differentiable callable, a dense
-        matrix (tensor or array, acting on ``x.flatten(1)``), a `scipy.sparse` matrix or
-        a `scipy.sparse.linalg.LinearOperator`. A physics may hold one parameter per
+        A deepinv physics (gprior's operators are), a differentiable callable, a matrix
+        acting on ``x.flatten(1)`` (an array, or a tensor, dense or sparse), a
+        `scipy.sparse` matrix or a `scipy.sparse.linalg.LinearOperator`. A physics may hold one parameter per
         image.
     prior : Prior
         From `gprior.load_prior`. Its dtype and device are those of the solution.
@@ -122,7 +123,8 @@ def solve(
     Warns
     -----
     RuntimeWarning
-        If a search met a value that is not finite; ``Result.reason`` says which.
+        If a search met a value that is not finite (``Result.reason`` says which), or if y and
+        the measurements of images in [0, 1] differ in size by a factor of 100 or more.
 
     Examples
     --------
