@@ -57,8 +57,8 @@ def solve(
     A : object
         A deepinv physics (gprior's operators are), a differentiable callable, a matrix
         acting on ``x.flatten(1)`` (an array, or a tensor, dense or sparse), a
-        `scipy.sparse` matrix or a `scipy.sparse.linalg.LinearOperator`. A physics may hold one parameter per
-        image.
+        `scipy.sparse` matrix or a `scipy.sparse.linalg.LinearOperator`. A physics may hold one
+        parameter per image.
     prior : Prior
         From `gprior.load_prior`. Its dtype and device are those of the solution.
     solver : str or Solver, optional
