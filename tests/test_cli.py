@@ -176,7 +176,7 @@ def bad_files(prior_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     y = np.random.default_rng(0).random((1, 1, 16, 16), dtype=np.float32)
     invalid = [y.copy(), y.copy()]
-    invalid[0][0, 0, 3, 3], invalid[1][0, 0, 3, 3] = np.nan, np.inf
+    invalid[0][0, 0, 3, 12], invalid[1][0, 0, 3, 12] = np.nan, np.inf
     for name, array in {
         "y": y,
         "wrong": y[..., :8, :8],

@@ -92,7 +92,7 @@ def test_everything_of_a_row_travels_with_it(tiny_prior):
     assert part.latents["z"].flatten().tolist() == [5, 2]
     torch.testing.assert_close(part.y[0], y[[2, 1]])
     assert part.weight.mean((1, 2, 3)).tolist() == pytest.approx([0.65, 0.3])
-    per_row = {f.name for f in fields(Problem)} - {"prior", "forward", "perceptual"}
+    per_row = {f.name for f in fields(Problem)} - {"prior", "forward", "perceptual", "masked"}
     assert per_row == set(PER_ROW)
 
 

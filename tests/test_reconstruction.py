@@ -321,3 +321,13 @@ def test_an_earlier_image_in_another_format_is_removed(options, tmp_path):
     run(image_file("png", tmp_path), out, options(simulate=True))
     run(image_file("npy", tmp_path), out, options(simulate=True))
     assert [path.name for path in out.glob("on-input-grid*")] == ["on-input-grid.npy"]
+
+
+def test_gaps_where_nothing_was_measured_are_zero(options, tmp_path):
+    """NaN in the missing half of a mask reaches neither the search nor the report."""
+    y = np.random.default_rng(0).random((1, 1, 16, 16), dtype=np.float32)
+    y[..., :8] = np.nan
+    np.save(tmp_path / "y.npy", y)
+    task = prepare(tmp_path / "y.npy", options())
+    assert (task.y[..., :8] == 0).all()
+    np.testing.assert_array_equal(task.y[..., 8:].numpy(), y[..., 8:])

@@ -207,7 +207,9 @@ def prepare(source: Path, options: Options) -> Task:
             f"measurements must have shape (B, {', '.join(map(str, one))}) for {options.operator} "
             f"of images {prior.image_shape}, {source} has {tuple(y.shape)}"
         )
-    return Task(y, A, prior, forward, None, constants)
+    # Gaps that A does not look at, such as NaN, are 0 in what the report compares and shows.
+    unseen = informative(forward, [y], _rows(len(y)))[0] == 0
+    return Task(torch.where(unseen & ~y.isfinite(), 0, y), A, prior, forward, None, constants)
 
 
 def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
