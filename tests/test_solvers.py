@@ -335,3 +335,22 @@ def test_two_images_in_range_are_recovered(name):
     options = {"stop": "discrepancy", "noise_std": 0.0125}
     psnr, gain = recovery(name, 2, RECOVERED[name], **options)
     assert psnr.mean() > 35 and psnr.min() > 25 and gain.min() > 15, psnr
+
+
+def test_halvings_of_robust_see_smaller_images(tiny_prior):
+    """At 64 pixels y is compared at 64, 32 and 16 pixels; held-out entries stay unseen there."""
+    from gprior.distances import choose
+
+    prior = tiny_prior(64)
+    A = Masking(prior.image_shape, "half")
+    y = A(prior.sample(2, seed=3))
+    options = {"steps": (1, 1, 1), "perceptual": True}
+    result = gprior.solve(y, A, prior, "robust", stop="fixed", **options)
+    distance, unit = choose(True, prior)
+    expected, pair = 0, (A.A(result.x), y)
+    for _ in range(3):
+        expected = expected + distance(*pair) / unit
+        pair = tuple(torch.nn.functional.avg_pool2d(image, 2) for image in pair)
+    torch.testing.assert_close(result.terms["perceptual"], expected)
+    held = gprior.solve(y, A, prior, "robust", stop="holdout", **options)
+    assert held.terms["perceptual"].isfinite().all()

@@ -101,7 +101,7 @@ def over_halvings(at: Iterate) -> Tensor:
     value = at.problem.perceptual_distance(predicted)
     while min(y.shape[2:]) >= 32:
         predicted, y = (F.avg_pool2d(image, 2) for image in (predicted, y))
-        halved = replace(at.problem, y=[y], maps=None, held=[torch.zeros_like(y)])
+        halved = replace(at.problem, y=[y], maps=None, fit=[torch.ones_like(y)])
         value = value + halved.perceptual_distance(predicted)
     return value
 
