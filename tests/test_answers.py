@@ -54,11 +54,19 @@ def answer(method: str, problem: str) -> dict[str, Any]:
     }
 
 
+def made_with() -> dict[str, str]:
+    """Return what decides how sums are rounded: torch, and the instructions of the processor."""
+    return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", OPTIONS)
 @pytest.mark.parametrize("method", SOLVERS)
 def test_the_answer_is_what_it_was(method, problem):
-    known, found = json.loads(FILE.read_text())[f"{method}: {problem}"], answer(method, problem)
+    file = json.loads(FILE.read_text())
+    known, found = file[f"{method}: {problem}"], answer(method, problem)
+    # Elsewhere the sums are rounded in another way, which the steps amplify.
+    tolerance = 1e-9 if file["made with"] == made_with() else 1e-4
     for name in ("reason", "label", "evaluations"):
         assert (
             found[name] == pytest.approx(known[name])
@@ -67,13 +75,14 @@ def test_the_answer_is_what_it_was(method, problem):
         )
     for name in ("x", "loss", "criterion"):
         a, b = (torch.tensor(of[name], dtype=torch.float64) for of in (found, known))
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def main() -> None:
     """Write the answers of this version."""
     torch.set_num_threads(1)
-    found = {f"{m}: {p}": answer(m, p) for m in SOLVERS for p in OPTIONS}
+    found: dict[str, Any] = {f"{m}: {p}": answer(m, p) for m in SOLVERS for p in OPTIONS}
+    found["made with"] = made_with()
     FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 
