@@ -58,10 +58,10 @@ def build_problem(
     forward = Forward(A, prior.image_shape, prior.like, B, per_image)
     seeds = _seeds(seed, B)
     image = torch.arange(B, device=prior.like.device)
-    _check_measurements(leaves, forward, image)
+    usual = _check_measurements(leaves, forward, image)
     masks = informative(forward, leaves, image)
     leaves, masks, masked = _without_missing(leaves, masks, observed(y))
-    _warn_of_other_units(leaves, masks, forward, image)
+    _warn_of_other_units(leaves, usual, masks)
     rules, sigma = _rules(stop, noise_std, forward, masks, B)
     wanted = torch.tensor([rule == HoldOut() for rule in rules], device=image.device)
     fit, held = hold_out(masks, seeds, prior.image_shape[0] == 2, wanted)
@@ -127,12 +127,15 @@ def _seeds(seed: int | Sequence[int], images: int) -> list[int]:
     return seeds
 
 
-def _check_measurements(y: Leaves, forward: Forward, image: Tensor) -> None:
-    """Refuse a y that is not of the shape that A makes, and an A without gradients."""
+def _check_measurements(y: Leaves, forward: Forward, image: Tensor) -> Leaves:
+    """Refuse a y that is not of the shape that A makes, and an A without gradients.
+
+    Returns what A makes of a random image in [0, 1], for each image of the batch.
+    """
     shape = forward.image_shape
+    x = uniform(("units",), shape).to(forward.like).repeat(len(image), 1, 1, 1)
     with torch.enable_grad():
-        gray = torch.full((len(image), *shape), 0.5, dtype=torch.float32, device="cpu")
-        measured = forward(gray.to(forward.like).requires_grad_(), image)
+        measured = forward(x.requires_grad_(), image)
     expected = [tuple(leaf.shape) for leaf in measured]
     given = [tuple(leaf.shape) for leaf in y]
     if expected != given:
@@ -147,6 +150,7 @@ def _check_measurements(y: Leaves, forward: Forward, image: Tensor) -> None:
         )
     if not all(leaf.requires_grad for leaf in measured):
         raise InputError("A must be differentiable: no gradient passes from A(x) to x")
+    return [leaf.detach() for leaf in measured]
 
 
 def _without_missing(
@@ -175,11 +179,8 @@ def _without_missing(
     return leaves, informative_masks, masked
 
 
-def _warn_of_other_units(y: Leaves, masks: Leaves, forward: Forward, image: Tensor) -> None:
+def _warn_of_other_units(y: Leaves, measured: Leaves, masks: Leaves) -> None:
     """Warn if y and the measurements of images in [0, 1] differ by orders of magnitude."""
-    x = uniform(("units",), forward.image_shape).to(forward.like)
-    with torch.no_grad():
-        measured = forward(x.expand(len(image), -1, -1, -1), image)
     sizes = [
         float(sum((leaf.abs().square() * m).sum() for leaf, m in zip(leaves, masks, strict=True)))
         for leaves in (y, measured)

@@ -20,13 +20,20 @@ from torch import Tensor, nn
 
 from gprior.checks import InputError, InputTypeError
 from gprior.priors import detached, placed_as, tensors_of, view_of
+from gprior.problem.matrices import (
+    as_scipy,
+    checked_matrix,
+    checked_operator,
+    coordinates_of,
+    in_double,
+    through_numpy,
+)
 from gprior.randomness import normal
 
 __all__ = ["Forward", "Leaves", "as_leaves"]
 
 Leaves = list[Tensor]
 SMALL = 1e-8  # where LSQR stops: relative to y and A
-STACK = "; stack its real and imaginary rows, and those of y"
 
 # deepinv's operators whose measurement is an image, on which a perceptual distance has a meaning
 IMAGE_LIKE = {
@@ -106,11 +113,11 @@ class Forward:
         self.physics = A if isinstance(A, nn.Module) and hasattr(A, "noise_model") else None
         self._call: Callable[[Tensor], Any]
         if isinstance(A, LinearOperator) or sparse.issparse(A):
-            self._call = _through_numpy(_checked_operator(aslinearoperator(A), image_shape))
+            self._call = through_numpy(checked_operator(aslinearoperator(A), image_shape))
         elif isinstance(A, (Tensor, np.ndarray)):
-            matrix = detached(_checked_matrix(as_leaves(A)[0], image_shape)).to(like)
+            matrix = detached(checked_matrix(as_leaves(A)[0], image_shape)).to(like)
             if matrix.layout != torch.strided:
-                sparse_matrix = _sparse(matrix)
+                sparse_matrix = coordinates_of(matrix)
                 self._call = lambda x: torch.sparse.mm(sparse_matrix, x.flatten(1).t()).t()
             else:
                 self._call = lambda x: x.flatten(1) @ matrix.t()
@@ -164,9 +171,9 @@ class Forward:
             return x.reshape(shape)
         A = self.A
         if isinstance(A, (Tensor, np.ndarray)):
-            A = _as_scipy(as_leaves(A)[0])
+            A = as_scipy(as_leaves(A)[0])
         elif isinstance(A, LinearOperator) or sparse.issparse(A):
-            A = _in_double(aslinearoperator(A))
+            A = in_double(aslinearoperator(A))
         else:
             return None
         rows = as_leaves(y)[0].double().cpu().flatten(1).numpy()
@@ -312,89 +319,3 @@ def _differs(tensor: Tensor, like: Tensor) -> bool:
 
 def _place(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
-
-
-def _checked_matrix(matrix: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    n = int(np.prod(image_shape))
-    if matrix.ndim != 2 or matrix.shape[1] != n:
-        raise InputError(
-            f"a matrix A must have shape (m, {n}) to act on images {image_shape}, "
-            f"got {tuple(matrix.shape)}"
-        )
-    if matrix.is_complex():
-        raise InputError(f"a matrix A must be real{STACK}")
-    return matrix
-
-
-def _sparse(matrix: Tensor) -> Tensor:
-    """Return a sparse matrix of any layout in the coordinate layout."""
-    coordinates: Tensor = matrix.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
-    return coordinates
-
-
-def _as_scipy(matrix: Tensor) -> Any:
-    """Return a dense or sparse matrix in float64, as NumPy or SciPy has it."""
-    matrix = matrix.detach().cpu().double()
-    if matrix.layout == torch.strided:
-        return matrix.numpy()
-    matrix = _sparse(matrix)
-    entries = (matrix.values().numpy(), matrix.indices().numpy())
-    return sparse.coo_matrix(entries, shape=tuple(matrix.shape)).tocsr()
-
-
-def _in_double(operator: LinearOperator) -> LinearOperator:
-    """Return an operator on float64 vectors that gives the operator vectors of its own dtype."""
-    dtype = operator.dtype
-    if dtype is None or not np.issubdtype(dtype, np.inexact):
-        return operator  # integers and booleans meet float64
-
-    def converted(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda v: np.asarray(product(np.asarray(v, dtype=dtype)), dtype=np.float64)
-
-    return LinearOperator(
-        operator.shape,
-        matvec=converted(operator.matvec),
-        rmatvec=converted(operator.rmatvec),
-        matmat=converted(operator.matmat),
-        rmatmat=converted(operator.rmatmat),
-        dtype=np.float64,
-    )
-
-
-def _checked_operator(
-    operator: LinearOperator, image_shape: tuple[int, int, int]
-) -> LinearOperator:
-    """Return a SciPy operator on float64 vectors, refused unless it fits and has a transpose."""
-    n = int(np.prod(image_shape))
-    if operator.shape[1] != n:
-        raise InputError(
-            f"A must have shape (m, {n}) to act on images {image_shape}, got {operator.shape}"
-        )
-    if np.issubdtype(operator.dtype, np.complexfloating):
-        raise InputError(f"a SciPy operator A must be real{STACK}")
-    operator = _in_double(operator)
-    try:
-        operator.rmatvec(np.zeros(operator.shape[0]))
-    except (NotImplementedError, TypeError) as error:
-        raise InputError("a SciPy LinearOperator A needs rmatvec, its transpose") from error
-    return operator
-
-
-def _through_numpy(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
-    """Return a SciPy operator on ``x.flatten(1)`` as a differentiable function."""
-
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return _columns(operator.matmat, x)
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> Tensor:
-            return _columns(operator.rmatmat, grads[0])
-
-    return lambda x: Product.apply(x.flatten(1))
-
-
-def _columns(product: Callable[[Any], Any], x: Tensor) -> Tensor:
-    columns = x.detach().cpu().double().numpy().T
-    return torch.from_numpy(np.ascontiguousarray(product(columns).T)).to(x)
