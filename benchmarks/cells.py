@@ -108,7 +108,24 @@ def outside(prior: Prior, n: int) -> Tensor:
     return torch.stack([x for pair in zip(real, others, strict=True) for x in pair])[:n]
 
 
-IMAGES = {"in range": in_range, "held out": held_out, "outside": outside}
+def all_domains(prior: Prior, n: int) -> Tensor:
+    """Return n / 3 images of each domain: in range, held out and outside."""
+    parts = [images(prior, n // 3).to(prior.like) for images in (in_range, held_out, outside)]
+    return torch.cat(parts)
+
+
+def tuning(prior: Prior, n: int) -> Tensor:
+    """Return phantoms that are in no table, on which the weights of total variation are chosen."""
+    return phantoms(range(n), prior.image_shape[1], seed=2)[0]
+
+
+IMAGES = {
+    "in range": in_range,
+    "held out": held_out,
+    "outside": outside,
+    "all": all_domains,
+    "tuning": tuning,
+}
 
 
 def truth(cell: Cell, prior: Prior) -> Tensor:
@@ -125,10 +142,23 @@ def truth(cell: Cell, prior: Prior) -> Tensor:
 
 
 def operator(name: str, prior: Prior) -> Operator:
-    """Return the operator with a name such as half, x4, circulant 0.1, noise 0.1 or all."""
-    from deepinv.physics import GaussianNoise
+    """Return the operator with a name such as half, x4, circulant 0.1, noise 0.1 or all.
+
+    ``"random 0.2"`` keeps a fifth of the pixels, ``"box"`` loses 24 x 24 of them, and
+    ``"blur 0.02"`` is a Gaussian blur of 1.5 pixels with noise of standard deviation 0.02.
+    """
+    from deepinv.physics import BlurFFT, GaussianNoise
+    from deepinv.physics.blur import gaussian_blur
 
     kind, _, value = name.partition(" ")
+    if kind == "blur":
+        noise = GaussianNoise(float(value), rng=generator(0, "benchmark noise"))
+        kernel = gaussian_blur(sigma=1.5)
+        return BlurFFT(prior.image_shape, filter=kernel, noise_model=noise)
+    if kind == "random":
+        return Masking(prior.image_shape, "random", keep=float(value))
+    if kind == "box":
+        return Masking(prior.image_shape, "box", box=(20, 20, 24, 24))
     if kind == "circulant":
         return PartialCirculant(prior.image_shape, float(value))
     if kind == "noise":
@@ -144,20 +174,27 @@ def operator(name: str, prior: Prior) -> Operator:
 # --- Running ---------------------------------------------------------------------------------
 
 
-def compute(cell: Cell) -> dict[str, Any]:
+def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     """Solve a cell and return its scores, one per image."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     prior = gprior.load_prior(PRIOR)
     x, A = truth(cell, prior), operator(cell.operator, prior)
-    y = A(x)
+    y = A(x)  # on the CPU, so that the noise is the same for every device
+    prior, A, x, y = prior.to(device), A.to(device), x.to(device), y.to(device)
     if cell.solver == "A+":
         return scored(A.A_dagger(y), x)
     if cell.solver == "tv":
-        return scored(total_variation(y, A, TV_WEIGHT[IN_DEMO[cell.operator]]), x)
+        weight = cell.constants.get("weight")
+        if weight is None:
+            weight = TV_WEIGHT[IN_DEMO[cell.operator]]
+        return scored(total_variation(y, A, weight), x)
     stop = cell.stop or ("auto" if cell.operator.startswith("noise") else "fixed")
     result = gprior.solve(y, A, prior, cell.solver, stop=stop, **cell.constants)
     values = {**scored(result.x, x), **record(result)}
+    if result.prior_weight is not None:
+        generated = scored(result.generated, x)
+        values |= {f"generated {metric}": row for metric, row in generated.items()}
     for snr in cell.jitter:
         values[f"psnr at {snr} dB"] = psnr_with_noise(result, prior, x, snr)
     return values
@@ -199,6 +236,8 @@ def record(result: gprior.Result) -> dict[str, Any]:
 
     transforms = {k: v.tolist() for k, v in result.latents.items() if k == "transform"}
     diagnostics = {name: rounded(values) for name, values in result.diagnostics.items()}
+    if result.prior_weight is not None:
+        diagnostics["prior weight"] = rounded(result.prior_weight, 3)
     return {
         **transforms,
         "loss": rounded(result.loss),
@@ -212,7 +251,7 @@ def record(result: gprior.Result) -> dict[str, Any]:
 Results = Mapping[str, Mapping[str, Any]]
 
 
-def run(cells: Sequence[Cell], path: Path, jobs: int) -> Results:
+def run(cells: Sequence[Cell], path: Path, jobs: int, device: str = "cpu") -> Results:
     """Compute the cells that are missing in the file, and return all of them by key.
 
     Parameters
@@ -223,6 +262,8 @@ def run(cells: Sequence[Cell], path: Path, jobs: int) -> Results:
         JSON file with an object ``{key: scores}``.
     jobs : int
         Number of processes.
+    device : str
+        Where the cells are computed, such as ``"cuda"``.
     """
     stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     missing = {cell.key: cell for cell in cells if cell.key not in stored}
@@ -231,7 +272,7 @@ def run(cells: Sequence[Cell], path: Path, jobs: int) -> Results:
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
         tqdm(total=len(missing), unit="cell", desc=path.stem) as bar,
     ):
-        running = {pool.submit(compute, cell): key for key, cell in missing.items()}
+        running = {pool.submit(compute, cell, device): key for key, cell in missing.items()}
         for done in as_completed(running):
             stored[running[done]] = done.result()
             write_json(path, stored, "the results")
@@ -320,10 +361,11 @@ def main(
         "--quick", action="store_true", help="check that the script works, on few images and steps"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda")
     parser.add_argument("--results", type=Path, help="file of results; remove it to start again")
     args = parser.parse_args()
     path = args.results or RESULTS / f"{script}{'-quick' * args.quick}.json"
-    results = run(build(args.quick), path, args.jobs)
+    results = run(build(args.quick), path, args.jobs, args.device)
     for name, rows in tables(results, args.quick).items():
         print(f"\n{name}\n{report.Table(name, rows[0], rows[1:]).text()}")
         if not args.quick:

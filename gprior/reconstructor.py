@@ -18,7 +18,8 @@ from gprior.solving import solve
 __all__ = ["Reconstructor"]
 
 OPTIONS = (
-    "label", "noise_std", "stop", "restarts", "init", "foreground", "seed", "budget", "per_image"
+    "label", "noise_std", "stop", "restarts", "init", "correction", "foreground", "seed", "budget",
+    "per_image",
 )  # fmt: skip
 
 
@@ -40,8 +41,8 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         training losses fine-tune the copy.
     **constants
         Fields of the solver, and the options ``label``, ``noise_std``, ``stop``,
-        ``restarts``, ``init``, ``foreground``, ``seed``, ``budget`` and ``per_image`` of
-        `gprior.solve`.
+        ``restarts``, ``init``, ``correction``, ``foreground``, ``seed``, ``budget`` and
+        ``per_image`` of `gprior.solve`.
 
     Raises
     ------
@@ -118,7 +119,9 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         # Gradients stop at a view of the weights, which are never switched: threads share them.
         prior = view_of(self.prior) if self.trainable else self.prior
         result = solve(y, physics, prior, self.solver, callback=look, **options)
-        x = self._rendered(result.latents) if self.trainable else result.x
+        x = result.x
+        if self.trainable:  # what the correction added stays, without gradients
+            x = self._rendered(result.latents) + (result.x - result.generated)
         if isinstance(y, Tensor):
             x = x.to(y.device)
         if not compute_metrics:

@@ -35,17 +35,19 @@ class Result:
     Attributes
     ----------
     x : Tensor
-        Reconstructions (B, C, H, W), nominally in [0, 1], not clamped.
+        Reconstructions (B, C, H, W), nominally in [0, 1], not clamped: the final images, after the
+        correction if there is one.
     latents : dict of Tensor
         The code of each image: ``w`` (B, num_ws, w_dim), ``z`` (B, z_dim), ...; ``c``
         (B, c_dim), where there are classes.
     loss : Tensor
-        (B,), the objective at the returned code.
+        (B,), the objective at the returned code, whose image is `generated`.
     terms : dict of Tensor
         The weighted terms of the loss, each (B,).
     criterion : Tensor
-        (B,), what the stopping rule compared, at the returned code: the residual in units
-        of the noise level, the mean square on held-out entries, or the loss.
+        (B,), what the stopping rule compared, at the returned code, whose image is `generated`:
+        the residual in units of the noise level, the mean square on held-out entries, or the
+        loss.
     history : Tensor
         (B, steps), the loss at every step of the restart that was kept; NaN after it
         stopped.
@@ -73,6 +75,19 @@ class Result:
         Its name and record, with the adaptation if there is one.
     features : str or None
         The features of the perceptual term: ``"lpips-vgg"``, ``"discriminator"``, ...
+    generated : Tensor
+        (B, C, H, W), what the generator makes of `latents`. Without correction it is `x`.
+    correction : str or None
+        The correction: ``"auto"``, ``"tv"``, or None. ``"skipped: ..."`` has the reason why there
+        is none although it was asked for.
+    prior_weight : Tensor or None
+        (B,), the weight a of the generated image in the correction, in [0, 1]; None without one.
+    misfit : Tensor or None
+        (B,), root mean square of y - A x for the generated image, over all measured entries: in
+        units of the noise level where it is known, and otherwise of the root mean square of y.
+    plausibility : Tensor or None
+        (B,), the share of simulated problems of the prior's own samples that have a larger misfit,
+        from ``solve(..., check=True)``. Below 0.05 the prior does not contain this image.
     """
 
     x: Tensor
@@ -92,6 +107,15 @@ class Result:
     solver: dict[str, Any] = field(default_factory=dict)
     prior: dict[str, Any] = field(default_factory=dict)
     features: str | None = None
+    generated: Tensor = field(default_factory=lambda: torch.empty(0))  # x, if it is not given
+    correction: str | None = None
+    prior_weight: Tensor | None = None
+    misfit: Tensor | None = None
+    plausibility: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.generated.numel():
+            object.__setattr__(self, "generated", self.x)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -148,7 +172,7 @@ class Result:
         if not results:
             raise InputError("results must have at least one, got none")
         first = results[0]
-        for name in ("solver", "prior", "features", "perceptual", "restarts"):
+        for name in ("solver", "prior", "features", "perceptual", "restarts", "correction"):
             values = [getattr(result, name) for result in results]
             if any(value != values[0] for value in values):
                 raise InputError(f"results must have the same {name}, got {values}")
@@ -165,7 +189,8 @@ class Result:
 
     def _per_image(self) -> dict[str, Any]:
         """Return the fields that have one value per image."""
-        names = (*ARRAYS, "latents", "terms", "diagnostics", "reason", "seed", "stop", "label")
+        parts = ("latents", "terms", "diagnostics", "reason", "seed", "stop", "label")
+        names = (*ARRAYS, *OPTIONAL, *parts)
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -185,6 +210,11 @@ class Result:
             "solver": self.solver,
             "prior": self.prior,
             "features": self.features,
+            "correction": self.correction,
+            **{
+                name: None if getattr(self, name) is None else _numbers(getattr(self, name))
+                for name in OPTIONAL[1:]
+            },
             "note": "generative reconstruction, not for diagnosis",
         }
 
@@ -208,6 +238,7 @@ class Result:
         if path.suffix != ".safetensors":
             raise InputError(f"path must end in .safetensors, got {path.name!r}")
         tensors = {name: getattr(self, name) for name in ARRAYS}
+        tensors |= {k: getattr(self, k) for k in OPTIONAL if getattr(self, k) is not None}
         tensors |= {f"latents.{k}": v for k, v in self.latents.items()}
         tensors |= {f"terms.{k}": v for k, v in self.terms.items()}
         tensors |= {f"diagnostics.{k}": v for k, v in self.diagnostics.items()}
@@ -234,19 +265,22 @@ class Result:
             if metadata.get("format") != FORMAT:
                 raise InputError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
             facts = json.loads(metadata["gprior"])
-            kept = {k: facts[k] for k in FACTS}
+            kept: dict[str, Any] = {k: facts[k] for k in FACTS}
+            kept |= {k: tensors[k] for k in OPTIONAL if k in tensors}  # which earlier files lack
             return cls(
                 **{name: tensors[name] for name in ARRAYS},
                 latents=_under("latents.", tensors),
                 terms=_under("terms.", tensors),
                 diagnostics=_under("diagnostics.", tensors),
                 **kept,
-                features=facts.get("features"),  # which earlier files lack
+                features=facts.get("features"),
+                correction=facts.get("correction"),
             )
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is no whole gprior result: {error}") from error
 
 
+OPTIONAL = ("generated", "prior_weight", "misfit", "plausibility")
 ARRAYS = ("x", "loss", "criterion", "history", "evaluations")
 FACTS = ("label", "reason", "seconds", "seed", "perceptual", "stop", "solver", "prior")
 

@@ -17,12 +17,25 @@ from gprior.priors import Label, Prior
 from gprior.problem import PerceptualTerm, Problem, build_problem, pseudo_inverse
 from gprior.randomness import in_plain_mode
 from gprior.result import Result, by_image
-from gprior.search import LATENTS, NON_FINITE, Outcome, Watch, check_init, latents_of
-from gprior.solvers import Solver, find_solver, name_of
+from gprior.search import (
+    LATENTS,
+    NON_FINITE,
+    Corrected,
+    Outcome,
+    Watch,
+    check_init,
+    correct,
+    latents_of,
+    misfit,
+)
+from gprior.solvers import Solver, find_solver, name_of, plausibility
 
 __all__ = ["solve"]
 
 Callback = Callable[[int, Tensor, Tensor, Tensor], Any]
+DEFAULT = "default"  # the correction that belongs to the method
+CORRECTIONS = (DEFAULT, "auto", "tv", None)
+UNLIKELY = 0.05  # plausibility below which the prior is said not to contain an image
 
 
 @in_plain_mode
@@ -38,6 +51,8 @@ def solve(
     restarts: int = 1,
     keep: str = "best",
     init: Any = None,
+    correction: str | None = DEFAULT,
+    check: bool = False,
     foreground: Tensor | None = None,
     seed: int | Sequence[int] = 0,
     budget: float | None = None,
@@ -62,8 +77,8 @@ def solve(
     prior : Prior
         From `gprior.load_prior`. Its dtype and device are those of the solution.
     solver : str or Solver, optional
-        Name or instance; None takes ``"lbrgm"`` where the prior has a W space, else a
-        search in Z.
+        Name or instance; None takes ``"auto"``, which finds out how far the prior is to be
+        trusted. The others are methods of papers.
     label : int, sequence, tensor, callable or None
         Class of the images: an index, one per image, soft vectors, or a classifier
         (pseudo-inverse image -> probabilities). None scores candidates of every class on y,
@@ -86,6 +101,15 @@ def solve(
     init : str, tensor, dict or callable, optional
         Starting point in place of the solver's own: ``"mean"``, ``"random"``,
         ``"best-of:N"``, latents, or an encoder (pseudo-inverse image -> latents).
+    correction : {"default", "auto", "tv"} or None
+        What follows the search, to repair what the generator cannot say: see
+        `gprior.search.correction`. ``"auto"`` minimises the data term and the total variation of
+        the image and of its difference from the generated image, with weights chosen from y.
+        ``"tv"`` leaves the generated image out. The default is ``"auto"`` for the method
+        ``"auto"`` and None for those of papers. It is skipped if A is not linear.
+    check : bool
+        Whether to compute `Result.plausibility`, which takes about 2400 evaluations for every
+        operator that is new to the prior, and 60 for every image.
     foreground : Tensor, optional
         The object's pixels, 1 inside and 0 outside, (H, W), or one mask for each image
         (B, 1, H, W). Outside, the data terms have the weight 0.3. For measurements that are
@@ -123,8 +147,9 @@ def solve(
     Warns
     -----
     RuntimeWarning
-        If a search met a value that is not finite (``Result.reason`` says which), or if y and
-        the measurements of images in [0, 1] differ in size by a factor of 100 or more.
+        If a search met a value that is not finite (``Result.reason`` says which), if y and
+        the measurements of images in [0, 1] differ in size by a factor of 100 or more, or if
+        ``check`` finds that the prior does not contain an image.
 
     Examples
     --------
@@ -143,6 +168,8 @@ def solve(
         check_init(init)
         method = replace(method, init=init if latents is None else LATENTS)
     restarts = integer("restarts", restarts, least=1)
+    if correction not in CORRECTIONS:
+        raise InputError(f"correction must be one of {CORRECTIONS}, got {correction!r}")
     if keep not in ("best", "all"):
         raise InputError(f"keep must be 'best' or 'all', got {keep!r}")
     if budget is not None:
@@ -167,8 +194,12 @@ def solve(
     running = method if problem.latents is None else replace(method, init=LATENTS)
     outcome = _run(problem, running, progress, callback)
     _warn_of_lost(outcome)
-    seconds = time.perf_counter() - started
-    return _result(outcome, problem, method, restarts, keep, seconds)
+    result = _result(outcome, problem, method, restarts, keep)
+    kind = method.correction if correction == DEFAULT else correction
+    result = _corrected(result, problem, restarts, kind, method.max_batch)
+    if check:
+        result = _checked(result, problem, restarts)
+    return replace(result, seconds=time.perf_counter() - started)
 
 
 def _with_label(
@@ -270,9 +301,54 @@ def _warn_of_lost(outcome: Outcome) -> None:
         )
 
 
-def _result(
-    outcome: Outcome, problem: Problem, method: Solver, restarts: int, keep: str, seconds: float
+def _corrected(
+    result: Result, problem: Problem, restarts: int, kind: str | None, max_batch: int
 ) -> Result:
+    """Return the result with its misfit, and with corrected images if a correction is wanted."""
+    per_row = result.restarts is not None  # else one row for each image
+    every = torch.arange(len(problem), device=problem.image.device)
+    images = result.x.flatten(0, 1) if per_row else result.x
+    belief = result.diagnostics.get("trust")
+    parts: list[tuple[Tensor, Corrected | None]] = []
+    for rows in every[:: 1 if per_row else restarts].split(max_batch):  # type: ignore[no-untyped-call]
+        part, here = problem.take(rows), slice(sum(len(m) for m, _ in parts), None)
+        x = images[here][: len(rows)]
+        trusted = None if belief is None else belief.flatten()[here][: len(rows)]
+        parts.append((misfit(part, x), None if kind is None else correct(part, x, kind, trusted)))
+
+    def whole(values: list[Tensor]) -> Tensor:
+        return by_image(torch.cat(values), restarts) if per_row else torch.cat(values)
+
+    result = replace(result, misfit=whole([m for m, _ in parts]), correction=kind)
+    corrected = [c for _, c in parts if c is not None]
+    if len(corrected) < len(parts):
+        skipped = None if kind is None else "skipped: A is not linear"
+        return replace(result, correction=skipped)
+    return replace(
+        result,
+        x=whole([c.image for c in corrected]),
+        prior_weight=whole([c.weight for c in corrected]),
+    )
+
+
+def _checked(result: Result, problem: Problem, restarts: int) -> Result:
+    """Return the result with its plausibility, and warn of images that the prior lacks."""
+    shares = plausibility(problem.take(torch.arange(0, len(problem), restarts, device="cpu")))
+    unlikely = [i for i, share in enumerate(shares.tolist()) if share < UNLIKELY]
+    if unlikely:
+        warnings.warn(
+            f"the prior does not contain {len(unlikely)} of {len(shares)} images (numbers "
+            f"{unlikely[:10]}): their misfit is larger than that of 95 % of the prior's own "
+            "samples. Do not trust what the measurements do not show",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    if result.restarts is not None:
+        shares = shares[:, None].expand(-1, restarts)
+    return replace(result, plausibility=shares)
+
+
+def _result(outcome: Outcome, problem: Problem, method: Solver, restarts: int, keep: str) -> Result:
     """Return all restarts of each image, or the best of them."""
     prior, terms = problem.prior, outcome.terms
     label = {"c": outcome.start["c"]} if "c" in outcome.start else {}
@@ -294,7 +370,7 @@ def _result(
     }
     every = Result(
         **rows,
-        seconds=seconds,
+        seconds=0.0,
         seed=[seed for seed, _ in problem.keys[::restarts]],
         perceptual=used is not None,
         stop=[rule.name for rule in problem.rules[::restarts]],

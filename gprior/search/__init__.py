@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gprior.search.bounds import Bound, Box, L1Ball, Simplex, Sphere
+from gprior.search.correction import Corrected, correct
 from gprior.search.evolution import CSA, CMAPackage, Fixed, Sampler, population_size
 from gprior.search.latent_spaces import (
     AfterBlock,
@@ -20,6 +21,13 @@ from gprior.search.latent_spaces import (
 )
 from gprior.search.lbfgs import minimise_by_lbfgs
 from gprior.search.loop import Outcome, Watch, judgements, minimise
+from gprior.search.misfit import (
+    misfit,
+    observed as observed,
+    response as response,
+    root_mean_square as root_mean_square,
+    trust,
+)
 from gprior.search.objective import (
     GRAY_LEVEL,
     PERCEPTUAL as PERCEPTUAL,
@@ -28,6 +36,7 @@ from gprior.search.objective import (
     Term,
     fidelity,
     perceptual,
+    profile_likelihood,
     total as total,
 )
 from gprior.search.optimizer import Adam, Optimizer, rate as rate
@@ -57,6 +66,7 @@ __all__ = [
     "Box",
     "CMAPackage",
     "Content",
+    "Corrected",
     "Filters",
     "Fixed",
     "FixedStyles",
@@ -87,6 +97,7 @@ __all__ = [
     "ZPlus",
     "candidates",
     "check_init",
+    "correct",
     "evolve",
     "fidelity",
     "inputs_of",
@@ -94,8 +105,11 @@ __all__ = [
     "latents_of",
     "minimise",
     "minimise_by_lbfgs",
+    "misfit",
     "perceptual",
     "population_size",
+    "profile_likelihood",
     "sample_members",
     "starting_point",
+    "trust",
 ]

@@ -9,11 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.problem import Leaves, Problem
+from gprior.problem import Leaves, Problem, entries
 from gprior.search.rows import Variables
 from gprior.search.space import Step
 
-__all__ = ["GRAY_LEVEL", "Iterate", "Objective", "Term", "fidelity", "perceptual"]
+__all__ = [
+    "GRAY_LEVEL",
+    "Iterate",
+    "Objective",
+    "Term",
+    "fidelity",
+    "perceptual",
+    "profile_likelihood",
+]
 
 # 1 / 2 sigma^2 for a sigma of one gray level of 8 bits: the data weight where the noise level
 # is unknown. Where it is known, the discrepancy principle ends the fit in time.
@@ -79,6 +87,32 @@ def fidelity(weight: float) -> Term:
         return at.problem.mean_square(at.predicted, at.problem.fit)
 
     return Term("fidelity", weight, value, data=True)
+
+
+def profile_likelihood(weight: float, factor: str) -> Term:
+    """Return m/2 log(|y - A x|^2 / m + sigma^2) over the m fitted entries as a term.
+
+    It is the negative log likelihood of Gaussian noise whose variance is the one that fits best,
+    added to the known sigma^2, or to 0 where sigma is unknown.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term for all rows.
+    factor : str
+        Name of an entry (R,) of the starting point that multiplies it; without this entry, 1.
+    """
+
+    def value(at: Iterate) -> Tensor:
+        problem = at.problem
+        m = entries(problem.fit)
+        zero = [torch.zeros_like(leaf) for leaf in problem.y]
+        least = 1e-12 * problem.mean_square(zero, problem.fit) + 1e-30
+        residual = problem.mean_square(at.predicted, problem.fit)
+        log = torch.log(residual + problem.noise_std.square() + least)
+        return at.start.get(factor, 1) * m / 2 * log
+
+    return Term("likelihood", weight, value, data=True)
 
 
 def perceptual(weight: float) -> Term:

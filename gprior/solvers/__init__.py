@@ -1,7 +1,8 @@
-"""The solvers: each file has the method of one paper."""
+"""The solvers: auto is the default, and each other file has the method of one paper."""
 
 from __future__ import annotations
 
+from gprior.solvers.auto import Auto
 from gprior.solvers.base import Solver
 from gprior.solvers.basin_cma import CMA, AdamSeeds, BasinCMA, CMAAdam
 from gprior.solvers.brgm import BRGM
@@ -10,6 +11,7 @@ from gprior.solvers.i2s import I2S, I2SPlusPlus
 from gprior.solvers.ilo import ILO
 from gprior.solvers.latent import Latent
 from gprior.solvers.lbrgm import LBRGM
+from gprior.solvers.plausibility import plausibility
 from gprior.solvers.pnorm import PNorm
 from gprior.solvers.population_base import Plan, Population
 from gprior.solvers.projector import Projector
@@ -28,6 +30,7 @@ __all__ = [
     "PULSE",
     "SOLVERS",
     "AdamSeeds",
+    "Auto",
     "BasinCMA",
     "CMAAdam",
     "I2SPlusPlus",
@@ -41,4 +44,5 @@ __all__ = [
     "Solver",
     "find_solver",
     "name_of",
+    "plausibility",
 ]

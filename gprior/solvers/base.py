@@ -60,6 +60,7 @@ class Solver:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     has_perceptual: ClassVar[bool] = True  # if it is False, ``perceptual`` is refused
+    correction: ClassVar[str | None] = None  # the correction that belongs to the method
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     perceptual: bool | str | Callable[..., Any] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from gprior.checks import InputError, InputTypeError
 from gprior.priors import Prior
+from gprior.solvers.auto import Auto
 from gprior.solvers.base import Solver
 from gprior.solvers.basin_cma import CMA, AdamSeeds, BasinCMA, CMAAdam
 from gprior.solvers.brgm import BRGM
@@ -27,6 +28,7 @@ from gprior.solvers.sphinx import SPHInX
 __all__ = ["SOLVERS", "find_solver", "name_of"]
 
 SOLVERS: dict[str, type[Solver]] = {
+    "auto": Auto,
     "lbrgm": LBRGM,
     "brgm": BRGM,
     "csgm": CSGM,
@@ -52,8 +54,7 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
     Parameters
     ----------
     solver : str, Solver or None
-        A name in `SOLVERS`, or an instance. None means ``"lbrgm"`` if the prior has a W space,
-        and ``"csgm"`` otherwise.
+        A name in `SOLVERS`, or an instance. None means ``"auto"``.
     prior : Prior
         The prior that the solver will use.
     constants : dict
@@ -87,7 +88,7 @@ def find_solver(solver: str | Solver | None, prior: Prior, constants: dict[str, 
             )
         instance = solver
     else:
-        name = solver or ("lbrgm" if "lbrgm" in works else "csgm")
+        name = solver or "auto"
         if name not in SOLVERS:
             raise InputError(f"solver {name!r} is unknown; the solvers are {sorted(SOLVERS)}")
         kind = SOLVERS[name]

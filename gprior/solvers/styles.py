@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gprior.priors import Prior
 
-__all__ = ["samples_by_class", "spread"]
+__all__ = ["moments", "samples_by_class", "spread"]
 
 SAMPLES = 4096
 
@@ -38,3 +38,18 @@ def spread(prior: Prior) -> float:
         return float((sum(squares) / len(squares)) ** 0.5)
 
     return core.statistic("spread_of_w", compute)
+
+
+def moments(prior: Prior) -> tuple[Tensor, Tensor]:
+    """Return the mean and the standard deviation of each entry of w, (c_dim or 1, w_dim) each."""
+    core = prior.core
+
+    def compute() -> tuple[Tensor, Tensor]:
+        means = core.w_avg if core.c_dim else core.w_avg[None]
+        spreads = [
+            (w - mean).square().mean(0).sqrt()
+            for w, mean in zip(samples_by_class(core), means, strict=True)
+        ]
+        return means.clone(), torch.stack(spreads)
+
+    return core.statistic("mean_and_spread_of_w", compute)
