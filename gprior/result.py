@@ -81,7 +81,8 @@ class Result:
         The correction: ``"auto"``, ``"tv"``, or None. ``"skipped: ..."`` has the reason why there
         is none although it was asked for.
     prior_weight : Tensor or None
-        (B,), the weight a of the generated image in the correction, in [0, 1]; None without one.
+        (B,), the weight a of the generated image in the correction, in [0, 1]; NaN for an image
+        that was not corrected, and None without correction.
     misfit : Tensor or None
         (B,), root mean square of y - A x for the generated image, over all measured entries: in
         units of the noise level where it is known, and otherwise of the root mean square of y.

@@ -309,26 +309,27 @@ def _corrected(
     every = torch.arange(len(problem), device=problem.image.device)
     images = result.x.flatten(0, 1) if per_row else result.x
     belief = result.diagnostics.get("trust")
-    parts: list[tuple[Tensor, Corrected | None]] = []
+    sizes: list[Tensor] = []
+    corrected: list[Corrected] = []
     for rows in every[:: 1 if per_row else restarts].split(max_batch):  # type: ignore[no-untyped-call]
-        part, here = problem.take(rows), slice(sum(len(m) for m, _ in parts), None)
+        part, here = problem.take(rows), slice(len(torch.cat(sizes)) if sizes else 0, None)
         x = images[here][: len(rows)]
-        trusted = None if belief is None else belief.flatten()[here][: len(rows)]
-        parts.append((misfit(part, x), None if kind is None else correct(part, x, kind, trusted)))
+        sizes.append(misfit(part, x))
+        if kind is not None:
+            trusted = None if belief is None else belief.flatten()[here][: len(rows)]
+            corrected.append(correct(part, x, kind, trusted))
 
     def whole(values: list[Tensor]) -> Tensor:
         return by_image(torch.cat(values), restarts) if per_row else torch.cat(values)
 
-    result = replace(result, misfit=whole([m for m, _ in parts]), correction=kind)
-    corrected = [c for _, c in parts if c is not None]
-    if len(corrected) < len(parts):
-        skipped = None if kind is None else "skipped: A is not linear"
-        return replace(result, correction=skipped)
-    return replace(
-        result,
-        x=whole([c.image for c in corrected]),
-        prior_weight=whole([c.weight for c in corrected]),
-    )
+    result = replace(result, misfit=whole(sizes))
+    if not corrected:
+        return result
+    weight = whole([c.weight for c in corrected])
+    if bool(weight.isnan().all()):
+        kind = "skipped: A is not linear"
+    x = whole([c.image for c in corrected])
+    return replace(result, x=x, prior_weight=weight, correction=kind)
 
 
 def _checked(result: Result, problem: Problem, restarts: int) -> Result:

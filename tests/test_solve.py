@@ -27,6 +27,7 @@ from gprior.solvers import SOLVERS, find_solver
 
 # One row per solver: name, constants that make it quick. A new method adds a row.
 ROWS: dict[str, dict[str, Any]] = {
+    "auto": {"steps": (4, 3)},
     "lbrgm": {"steps": 6, "init": "best-of:3"},
     "brgm": {"steps": 6},
     "csgm": {"steps": 6},
@@ -49,7 +50,7 @@ POPULATIONS = {"adam", "cma", "cma+adam", "basincma"}
 # Methods whose search sees other images than the code that they return,
 DRAWING = {"projector", "sphinx"}
 # whose steps depend on how many there are,
-SCHEDULED = {*DRAWING, "pulse", "ilo", "i2s++", "robust"}
+SCHEDULED = {*DRAWING, "auto", "pulse", "ilo", "i2s++", "robust"}
 # and that start from z alone.
 FROM_Z = {"csgm", "pulse", "ilo", "latent", *POPULATIONS}
 PIXEL = {"pulse": 100.0}  # weights of the data that differ from the usual one
@@ -238,9 +239,9 @@ def test_what_is_reported_is_what_is_returned(name, stop, prior, scene):
     y = A(prior.sample(3, seed=3)) + 0.02
     result = run(y, A, prior, name, stop=stop, noise_std=0.3 if stop == "discrepancy" else None)
     assert set(result.stop) == {stop} and result.x.shape == (3, *prior.image_shape)
-    torch.testing.assert_close(decoded(prior, result), result.x)
+    torch.testing.assert_close(decoded(prior, result), result.generated)
     torch.testing.assert_close(sum(result.terms.values()), result.loss)
-    square = (A.A(result.x) - y).square()
+    square = (A.A(result.generated) - y).square()
     if stop == "holdout":
         held = held_out(y)
         seen = torch.stack([s[~h].mean() for s, h in zip(square, held, strict=True)])
@@ -248,9 +249,11 @@ def test_what_is_reported_is_what_is_returned(name, stop, prior, scene):
     else:
         seen = square.mean(1)
         criterion = square.mean(1).sqrt() / 0.3 if stop == "discrepancy" else result.loss
+    torch.testing.assert_close(result.criterion, criterion)
+    if name == "auto":
+        return  # its terms are in a test of their own, and those of its stages differ
     weight = PIXEL.get(name, 255**2 / 2)
     torch.testing.assert_close(result.terms["fidelity"], weight * seen)
-    torch.testing.assert_close(result.criterion, criterion)
     for k in range(0 if name in DRAWING else 3):
         values = result.history[k][result.history[k].isfinite()]
         if stop == "fixed":
@@ -308,6 +311,8 @@ def test_regularizers_are_those_of_the_paper(name, prior, scene):
         expected = {"norm": 8.0 * u["v"].square().flatten(1).mean(1)}
     else:
         expected = {}
+    if name == "auto":
+        pytest.skip("it has a test of its own")
     assert set(result.terms) == {"fidelity", *expected}
     for term, value in expected.items():
         torch.testing.assert_close(result.terms[term], value, rtol=1e-5, atol=1e-6)
@@ -424,7 +429,7 @@ def test_non_finite_values_stop_one_image(name, prior, scene):
     with pytest.warns(RuntimeWarning, match="1 of 4 rows met a non-finite value"):
         found = run(y, breaking, prior, name, stop="fixed", callback=lambda *a: done.append(a))
     others = [0, 2, 3]
-    assert (found.x[others] - expected.x[others]).abs().max() < TOLERANCE
+    assert (found.generated[others] - expected.generated[others]).abs().max() < TOLERANCE
     assert found.reason == ["steps", "non-finite", "steps", "steps"]
     assert found.x.isfinite().all() and found.loss.isfinite().all()
     # The best of the two good iterates, as a run of two steps returns it.
@@ -474,7 +479,7 @@ def test_a_prior_that_breaks(name, prior):
         found = run(y, A, broken, name, **{"steps": 60, "init": "mean", **constants})
     assert found.reason == ["non-finite"] * 2
     assert found.x.isfinite().all() and found.loss.isfinite().all()
-    torch.testing.assert_close(decoded(broken, found), found.x)
+    torch.testing.assert_close(decoded(broken, found), found.generated)
 
 
 @solvers
@@ -614,7 +619,7 @@ def test_kinds_of_init(name, prior, scene):
     expected = run(y, A, prior, name, init={"z": z, **({} if name in FROM_Z else {"w": w})})
     start = prior(z)
     first = PIXEL.get(name, 255**2 / 2) * (A.A(start) - y).square().mean(1)
-    if name not in DRAWING | POPULATIONS:
+    if name not in DRAWING | POPULATIONS | {"auto"}:
         assert (expected.history[:, 0] - first).abs().max() < 0.5 * first.min() + 20
     if name in FROM_Z:
         with pytest.raises(ValueError, match="starts from z"):
@@ -914,8 +919,8 @@ def test_masked_pixels_are_no_information(prior):
     garbage = torch.where(mask > 0, y, torch.full_like(y, 7.0))
     for stop, noise_std in (("fixed", None), ("discrepancy", 0.05)):
         options = {"steps": 4, "stop": stop, "noise_std": noise_std, "perceptual": False}
-        found = gprior.solve(y, A, prior, **options)
-        same(gprior.solve(garbage, A, prior, **options), found)
+        found = gprior.solve(y, A, prior, "lbrgm", **options)
+        same(gprior.solve(garbage, A, prior, "lbrgm", **options), found)
         mean = ((found.x - y) * mask).square().sum((1, 2, 3)) / mask.sum()
         torch.testing.assert_close(found.terms["fidelity"], 255**2 / 2 * mean)
     torch.testing.assert_close(found.criterion, mean.sqrt() / 0.05)
@@ -1162,7 +1167,7 @@ def test_where_the_perceptual_term_applies(prior):
         blur,
     ]
     for A in images:
-        found = gprior.solve(A.A(x), A, prior, steps=2, perceptual=None)
+        found = gprior.solve(A.A(x), A, prior, "lbrgm", steps=2, perceptual=None)
         assert found.perceptual and "perceptual" in found.terms
         critic, unit = prior.discriminator, prior.statistics["perceptual_unit"]
 
@@ -1180,7 +1185,9 @@ def test_where_the_perceptual_term_applies(prior):
         square = (A.A(found.x) - A.A(x)).square()
         if isinstance(A, Downsampling):
             torch.testing.assert_close(found.terms["fidelity"][0], 255**2 / 2 * square.mean())
-        off = gprior.solve(A.A(x), A, prior, steps=2)  # the default, which it does not change
+        off = gprior.solve(
+            A.A(x), A, prior, "lbrgm", steps=2
+        )  # the default, which it does not change
         assert not off.perceptual and "perceptual" not in off.terms
 
     circulant = PartialCirculant(shape, m=128)
@@ -1189,10 +1196,10 @@ def test_where_the_perceptual_term_applies(prior):
         (torch.eye(256, dtype=DOUBLE), x.flatten(1)),
         (lambda x: 2 * x, 2 * x),
     ):
-        assert not gprior.solve(y, A, prior, steps=1, perceptual=None).perceptual
-    assert gprior.solve(2 * x, lambda x: 2 * x, prior, steps=1, perceptual=True).perceptual
+        assert not gprior.solve(y, A, prior, "lbrgm", steps=1, perceptual=None).perceptual
+    assert gprior.solve(2 * x, lambda x: 2 * x, prior, "lbrgm", steps=1, perceptual=True).perceptual
     with pytest.raises(ValueError, match="needs a measurement that is one batch of images"):
-        gprior.solve(circulant(x), circulant, prior, steps=1, perceptual=True)
+        gprior.solve(circulant(x), circulant, prior, "lbrgm", steps=1, perceptual=True)
 
 
 def test_features_can_be_given(prior, tiny_prior):
@@ -1204,13 +1211,13 @@ def test_features_can_be_given(prior, tiny_prior):
         calls.append(x.shape)
         return [torch.cat([x, x.square()], 1)]
 
-    found = gprior.solve(y, A, prior, steps=2, perceptual=features)
+    found = gprior.solve(y, A, prior, "lbrgm", steps=2, perceptual=features)
     assert found.perceptual and calls and found.solver["perceptual"] == "function"
     bare = tiny_prior(critic=False)
-    assert not gprior.solve(y, A, bare, steps=1, perceptual=None).perceptual
-    assert gprior.solve(y, A, bare, steps=1, perceptual=features).perceptual
+    assert not gprior.solve(y, A, bare, "lbrgm", steps=1, perceptual=None).perceptual
+    assert gprior.solve(y, A, bare, "lbrgm", steps=1, perceptual=features).perceptual
     with pytest.raises(ValueError, match="this prior has no discriminator; pass a callable"):
-        gprior.solve(y, A, bare, steps=1, perceptual=True)
+        gprior.solve(y, A, bare, "lbrgm", steps=1, perceptual=True)
 
 
 # --- Other priors
@@ -1240,9 +1247,10 @@ def test_a_prior_with_only_z():
     prior = OnlyZ()
     A = PartialCirculant(prior.image_shape, m=100)
     truth = prior.sample(2)
-    found = gprior.solve(A(truth), A, prior, steps=200, latent=0.0)
-    assert found.solver["name"] == "csgm" and set(found.latents) == {"z"}
-    assert (found.x - truth).abs().max() < 0.02
+    for solver, options in (("csgm", {"latent": 0.0}), ("auto", {"correction": None})):
+        found = gprior.solve(A(truth), A, prior, solver, steps=200, **options)
+        assert found.solver["name"] == solver and set(found.latents) == {"z"}
+        assert (found.x - truth).abs().max() < 0.02
     for init in ("mean", "best-of:3", torch.zeros(2, 4)):
         assert gprior.solve(A(truth), A, prior, steps=2, init=init).x.isfinite().all()
     with pytest.raises(ValueError, match=r"LBRGM needs the inputs \['w'\].*'csgm'.*'latent'"):
@@ -1255,8 +1263,8 @@ def test_a_prior_with_only_z():
 
 def test_the_default_solver(prior, scene):
     A, y = scene
-    assert gprior.solve(y, A, prior, steps=1).solver["name"] == "lbrgm"
-    assert find_solver(None, OnlyZ(), {}) == SOLVERS["csgm"]()
+    assert gprior.solve(y, A, prior, steps=1).solver["name"] == "auto"
+    assert find_solver(None, OnlyZ(), {}) == SOLVERS["auto"](init="best-of:64")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -1276,7 +1284,7 @@ def test_complex_images_in_mri(channels, tiny_prior):
     same(gprior.solve(y[1:], A, prior, steps=5, restarts=2), found, [1])
     with_noise = gprior.solve(y, A, prior, steps=2, noise_std=0.1)
     count = 2 * mask.sum()
-    square = ((A.A(with_noise.x) - y).square()).sum((1, 2, 3)) / count
+    square = ((A.A(with_noise.generated) - y).square()).sum((1, 2, 3)) / count
     torch.testing.assert_close(with_noise.criterion, square.sqrt() / 0.1)
 
 
@@ -1286,7 +1294,7 @@ def test_complex_images_in_mri(channels, tiny_prior):
 def test_an_adapted_prior_solves(shape, size, tiny_prior):
     prior = tiny_prior().adapt(shape, size=size)
     A = Masking(shape, "half")
-    found = gprior.solve(A(prior.sample(2)), A, prior, steps=3, perceptual=None)
+    found = gprior.solve(A(prior.sample(2)), A, prior, "lbrgm", steps=3, perceptual=None)
     assert found.perceptual and found.x.shape == (2, *shape)
     assert found.terms["perceptual"].isfinite().all()
 

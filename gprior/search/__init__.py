@@ -21,13 +21,6 @@ from gprior.search.latent_spaces import (
 )
 from gprior.search.lbfgs import minimise_by_lbfgs
 from gprior.search.loop import Outcome, Watch, judgements, minimise
-from gprior.search.misfit import (
-    misfit,
-    observed as observed,
-    response as response,
-    root_mean_square as root_mean_square,
-    trust,
-)
 from gprior.search.objective import (
     GRAY_LEVEL,
     PERCEPTUAL as PERCEPTUAL,
@@ -42,6 +35,13 @@ from gprior.search.objective import (
 from gprior.search.optimizer import Adam, Optimizer, rate as rate
 from gprior.search.population import Insert, PopulationSearch, Trial, evolve, sample_members
 from gprior.search.record import NON_FINITE, Record
+from gprior.search.residuals import (
+    misfit,
+    observed as observed,
+    response as response,
+    root_mean_square as root_mean_square,
+    trust,
+)
 from gprior.search.rows import Variables, join as join, take as take
 from gprior.search.space import Space, Step, inputs_of
 from gprior.search.start import (

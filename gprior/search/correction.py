@@ -21,7 +21,7 @@ a and λ are chosen from y alone:
   the image, as a random mask does, entries that were held out tell which a and λ predict best.
 - Elsewhere held-out entries say nothing about what A does not see, such as the missing half of an
   image. There a follows from the residual of G(u^): an image that the prior contains leaves
-  nothing but noise (`gprior.search.misfit`).
+  nothing but noise (`gprior.search.residuals`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from torch.nn.functional import avg_pool2d
 
 from gprior.problem import Leaves, Problem, entries
 from gprior.randomness import normal
-from gprior.search.misfit import observed, response, root_mean_square, smooth_image, trust
+from gprior.search.residuals import observed, response, root_mean_square, smooth_image, trust
 
 __all__ = ["Corrected", "LinearRows", "correct", "minimise_tv"]
 
@@ -127,8 +127,8 @@ class LinearRows:
             u = self.adjoint(self.forward(u))
         return 1.1 * inner([u], [u]).sqrt()
 
-    def is_linear(self, tolerance: float = 1e-3) -> bool:
-        """Return whether A is linear up to a constant, and `adjoint` its adjoint."""
+    def are_linear(self, tolerance: float = 1e-3) -> Tensor:
+        """Return where A is linear up to a constant and `adjoint` its adjoint, (R,) bool."""
         keys = [[(k, "correction", "linear")] * len(self.problem) for k in range(2)]
         shape, like = self.problem.forward.image_shape, self.problem.prior.like
         u, v = (normal(key, shape, like) for key in keys)
@@ -137,7 +137,7 @@ class LinearRows:
         linear = inner(wrong, wrong).sqrt() <= tolerance * inner(both, both).sqrt()
         left, right = inner(Au, Av), inner([u], [self.adjoint(Av)])
         size = (inner(Au, Au) * inner(Av, Av)).sqrt()
-        return bool((linear & ((left - right).abs() <= tolerance * size)).all())
+        return linear & ((left - right).abs() <= tolerance * size)
 
 
 def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -236,7 +236,7 @@ def minimise_tv(
 @torch.no_grad()
 def correct(
     problem: Problem, prior_image: Tensor, kind: str = "auto", belief: Tensor | None = None
-) -> Corrected | None:
+) -> Corrected:
     """Correct images of the generator, each row for itself, from y alone.
 
     Parameters
@@ -253,12 +253,15 @@ def correct(
 
     Returns
     -------
-    Corrected or None
-        None if A is not linear.
+    Corrected
+        Where A is not linear, or something is not finite, the image stays as it is, and a and λ
+        are NaN.
     """
     rows = LinearRows(problem)
-    if not rows.is_linear():
-        return None
+    linear = rows.are_linear()
+    if not bool(linear.any()):
+        nothing = torch.full_like(rows.norm2, torch.nan)
+        return Corrected(prior_image, nothing, nothing)
     masks = observed(problem)
     residual = root_mean_square(rows.residual(prior_image), masks)
     if belief is None:
@@ -277,7 +280,12 @@ def correct(
     image = minimise_tv(
         rows, masks, prior_image, best.weight, best.strength, STEPS, start=best.image
     )
-    return Corrected(image, best.weight, best.strength)
+    sound = linear & image.flatten(1).isfinite().all(1)
+    return Corrected(
+        torch.where(spread_out(sound, image), image, prior_image),
+        torch.where(sound, best.weight, torch.nan),
+        torch.where(sound, best.strength, torch.nan),
+    )
 
 
 def usual_strength(rows: LinearRows, residual: Tensor, belief: Tensor) -> Tensor:

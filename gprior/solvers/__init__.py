@@ -11,13 +11,13 @@ from gprior.solvers.i2s import I2S, I2SPlusPlus
 from gprior.solvers.ilo import ILO
 from gprior.solvers.latent import Latent
 from gprior.solvers.lbrgm import LBRGM
-from gprior.solvers.plausibility import plausibility
 from gprior.solvers.pnorm import PNorm
 from gprior.solvers.population_base import Plan, Population
 from gprior.solvers.projector import Projector
 from gprior.solvers.pulse import PULSE
 from gprior.solvers.registry import SOLVERS, find_solver, name_of
 from gprior.solvers.robust import Robust
+from gprior.solvers.simulation import plausibility
 from gprior.solvers.sphinx import SPHInX
 
 __all__ = [

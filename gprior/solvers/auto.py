@@ -20,7 +20,7 @@ Two stages of Adam minimise it, each with a step size that falls to 2 % as a cos
 
 1. κ = 2, from w̄. What the best image then leaves of y tells how far the prior is to be trusted: t
    is 1 if it is noise, and inversely proportional to it if it is much more, see
-   `gprior.search.misfit`.
+   `gprior.search.residuals`.
 2. κ = 2 / t², at most 64: the less the prior is to be trusted, the less it binds the search.
 
 The image of the search is then corrected, see `gprior.search.correction`, with the prior weight

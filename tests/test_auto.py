@@ -1,0 +1,268 @@
+"""The default method: its objective, how far it trusts the prior, and the correction."""
+
+from __future__ import annotations
+
+import math
+
+import deepinv
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import aslinearoperator
+
+import gprior
+from gprior.operators import Downsampling, Masking, PartialCirculant
+from gprior.problem import build_problem
+from gprior.randomness import normal
+from gprior.search.correction import (
+    LinearRows,
+    correct,
+    gradient,
+    gradient_adjoint,
+    minimise_tv,
+    sees_all,
+    total_variation,
+)
+from gprior.search.residuals import misfit, observed, response, trust
+from gprior.solvers.styles import moments
+from gprior.training import phantoms
+
+DOUBLE = torch.float64
+
+
+@pytest.fixture
+def prior(tiny_prior):
+    return tiny_prior()
+
+
+def rows_of(A, prior, x, **options):
+    y = A.A(x) if hasattr(A, "A") else A(x)
+    return build_problem(y, A, prior, seed=list(range(len(x))), **options)
+
+
+# --- The search
+
+
+def test_the_objective_is_the_one_of_the_docstring(prior):
+    A = PartialCirculant(prior.image_shape, m=100)
+    y = A(prior.sample(2, seed=5)) + 0.05 * normal(
+        [(0, "n", i) for i in range(2)], (100,), prior.like
+    )
+    found = gprior.solve(y, A, prior, steps=(6, 0), noise_std=0.02, stop="fixed")
+    mean, spread = moments(prior)
+    scaled = (found.latents["w"] - mean) / spread
+    e, square, n = scaled.mean(1), (A.A(found.generated) - y).square().mean(1), 6 * 16
+    d = scaled - e[:, None]
+    torch.testing.assert_close(found.terms["likelihood"], 100 * torch.log(square + 0.02**2))
+    # e and d of the search differ from these by what is shared: their sum is the same.
+    bound = e.square().sum(1) / 2 + 0.3 * n / 2 * torch.log1p(
+        d.square().flatten(1).mean(1) / 0.03**2
+    )
+    assert (found.terms["shared"] + found.terms["deviation"] < 1.5 * bound + 20).all()
+    assert found.evaluations.tolist() == pytest.approx([6 + 1 / 3] * 2)
+
+
+def test_units_change_nothing(prior):
+    """A and y may be in any units, with a noise level or without."""
+    A = PartialCirculant(prior.image_shape, m=100)
+    x = prior.sample(2, seed=5)
+    y = A(x) + 0.02 * normal([(0, "n", i) for i in range(2)], (100,), x)
+    for noise_std in (None, 0.02):
+        expected = gprior.solve(y, A, prior, steps=(5, 5), noise_std=noise_std)
+        for scale in (1e-3, 30.0):
+            options = {"noise_std": None if noise_std is None else scale * noise_std}
+            found = gprior.solve(
+                scale * y, lambda z, s=scale: s * A.A(z), prior, steps=(5, 5), **options
+            )
+            assert (found.generated - expected.generated).abs().max() < 1e-6
+            assert (found.x - expected.x).abs().max() < 1e-4
+            torch.testing.assert_close(found.prior_weight, expected.prior_weight)
+
+
+def test_trust_falls_with_the_residual(prior):
+    A = PartialCirculant(prior.image_shape, m=200)
+    x = prior.sample(3, seed=1)
+    for sigma in (None, 0.1):
+        problem = rows_of(A, prior, x, noise_std=sigma)
+        masks, units = observed(problem), response(problem)
+        least = 0.0 if sigma is None else sigma
+        values = [
+            trust(problem, torch.full((3,), least + r, dtype=DOUBLE), masks, units)
+            for r in (0.0, 0.05, 0.2, 1.0)
+        ]
+        assert (values[0] == 1).all()
+        assert all((a > b).all() for a, b in zip(values, values[1:], strict=False))
+        assert (values[3] > 0).all() and (values[3] < 0.03).all()
+    # 5 % above a known noise level is chance if there are few entries, and no chance if many.
+    many = rows_of(A, prior, x, noise_std=0.1)
+    assert (
+        trust(many, torch.full((3,), 0.105, dtype=DOUBLE), observed(many), response(many)) == 1
+    ).all()
+
+
+def test_the_trust_tells_images_in_range_from_others():
+    prior = gprior.load_prior("phantom-64")
+    A = Downsampling(prior.image_shape, 4)
+    drawn = phantoms(range(40, 42), 64, seed=9)[0].roll(6, 3)
+    x = torch.cat([prior.sample(2, seed=77), drawn])
+    found = gprior.solve(A(x), A, prior, steps=(60, 10))
+    belief = found.diagnostics["trust"]
+    assert belief[:2].min() > 2 * belief[2:].max()
+    assert (found.prior_weight[:2] > found.prior_weight[2:].max()).all()
+
+
+# --- The correction
+
+
+def test_the_gradient_and_its_adjoint():
+    x, p = torch.randn(2, 3, 7, 5, dtype=DOUBLE), torch.randn(2, 3, 2, 7, 5, dtype=DOUBLE)
+    torch.testing.assert_close((gradient(x) * p).sum(), (x * gradient_adjoint(p)).sum())
+    assert not gradient(torch.ones(1, 1, 4, 4)).any()
+
+
+def objective(A, y, x, g, a, lam):
+    fit = (A(x) - y).square().flatten(1).sum(1) / 2
+    return fit + lam * ((1 - a) * total_variation(x) + a * total_variation(x - g))
+
+
+@pytest.mark.parametrize("a", [0.0, 0.3, 0.75, 1.0])
+def test_the_minimum_is_found(a, prior):
+    """No small change of the answer lowers the objective, and the iterations converge to it."""
+    A = Masking(prior.image_shape, "random", keep=0.6, seed=1)
+    x = prior.sample(2, seed=3)
+    g = prior.sample(2, seed=4)
+    problem = rows_of(A, prior, x)
+    rows, masks = LinearRows(problem), observed(problem)
+    weight, lam = torch.full((2,), a, dtype=DOUBLE), torch.tensor([0.02, 0.1], dtype=DOUBLE)
+    found = minimise_tv(rows, masks, g, weight, lam, 3000)
+    value = objective(A.A, problem.y[0], found, g, weight, lam)
+    again = minimise_tv(rows, masks, g, weight, lam, 3000, start=x)
+    other = objective(A.A, problem.y[0], again, g, weight, lam)
+    torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-6)
+    for k in range(20):
+        change = 0.01 * normal([(k, "change", i) for i in range(2)], prior.image_shape, x)
+        assert (objective(A.A, problem.y[0], found + change, g, weight, lam) >= value).all()
+
+
+def test_the_adjoint_and_the_norm_of_any_operator(prior):
+    matrix = normal([(0, "A", i) for i in range(40)], (256,), prior.like)
+    mask = torch.ones(16, 16, dtype=DOUBLE)
+    mask[::3] = 0
+    for A, shape in (
+        (matrix, None),
+        (matrix.numpy(), None),
+        (sparse.csr_matrix(matrix.numpy()), None),
+        (aslinearoperator(matrix.numpy()), None),
+        (lambda x: x.flatten(1) @ matrix.T + 2.0, None),
+        (PartialCirculant(prior.image_shape, m=40), None),
+        (deepinv.physics.MRI(mask=mask, img_size=(2, 16, 16)), (2, 16, 16)),
+    ):
+        used = prior if shape is None else prior.adapt(shape, phase=torch.zeros(16, 16))
+        y = (
+            torch.zeros(1, 40, dtype=DOUBLE)
+            if shape is None
+            else torch.zeros(1, 2, 16, 16, dtype=DOUBLE)
+        )
+        rows = LinearRows(build_problem(y, A, used, noise_std=0.1))
+        assert rows.are_linear().all()
+        dense = torch.cat(
+            [
+                rows.forward(e.view(1, *used.image_shape))[0].flatten(1)
+                for e in torch.eye(math.prod(used.image_shape), dtype=DOUBLE)
+            ]
+        )
+        top = torch.linalg.matrix_norm(dense, 2) ** 2
+        assert 0.9 * top < float(rows.norm2[0]) < 1.2 * top
+
+
+def test_what_held_out_entries_can_tell(prior):
+    x = prior.sample(1)
+    for A, expected in (
+        (PartialCirculant(prior.image_shape, m=128), True),
+        (Masking(prior.image_shape, torch.ones(16, 16)), True),
+        (Masking(prior.image_shape, "half"), False),
+        (Downsampling(prior.image_shape, 4), False),
+    ):
+        problem = rows_of(A, prior, x)
+        assert bool(sees_all(LinearRows(problem), observed(problem))[0]) == expected
+
+
+def test_a_wrong_image_is_repaired_and_a_right_one_kept():
+    prior = gprior.load_prior("phantom-64")
+    A = PartialCirculant(prior.image_shape, 0.3)
+    x = torch.cat([prior.sample(1, seed=5), phantoms([70], 64, seed=9)[0]])
+    wrong = torch.cat([x[:1], phantoms([71], 64, seed=9)[0]])
+    problem = rows_of(A, prior, x)
+    found = correct(problem, wrong)
+    before, after = ((v - x).square().mean((1, 2, 3)) for v in (wrong, found.image))
+    assert after[0] < 1e-5 and after[1] < 0.2 * before[1]
+    assert found.weight[0] >= 0.5 and misfit(problem, found.image)[1] < misfit(problem, wrong)[1]
+    alone = correct(problem.take(torch.tensor([1])), wrong[1:])
+    assert (alone.image - found.image[1:]).abs().max() < 1e-4
+
+
+def test_an_operator_that_is_not_linear_is_left_alone(prior):
+    A = torch.square
+    y = A(prior.sample(2))
+    found = gprior.solve(y, A, prior, steps=(3, 2))
+    assert found.correction == "skipped: A is not linear" and found.prior_weight.isnan().all()
+    assert torch.equal(found.x, found.generated)
+
+
+def test_other_methods_can_be_corrected(prior):
+    A = Masking(prior.image_shape, "half")
+    y = A(prior.sample(2))
+    plain = gprior.solve(y, A, prior, "csgm", steps=2)
+    assert plain.correction is None and plain.prior_weight is None
+    assert torch.equal(plain.x, plain.generated)
+    for kind in ("auto", "tv"):
+        found = gprior.solve(y, A, prior, "csgm", steps=2, correction=kind)
+        assert torch.equal(found.generated, plain.x) and found.correction == kind
+        assert not torch.equal(found.x, plain.x)
+        assert kind == "auto" or not found.prior_weight.any()
+    every = gprior.solve(y, A, prior, "csgm", steps=2, correction="auto", restarts=2, keep="all")
+    assert every.x.shape == (2, 2, *prior.image_shape) and every.prior_weight.shape == (2, 2)
+    best = gprior.solve(y, A, prior, "csgm", steps=2, correction="auto", restarts=2)
+    assert (every.best().x - best.x).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="correction must be one of"):
+        gprior.solve(y, A, prior, steps=2, correction="sharpen")
+
+
+@pytest.mark.parametrize("sigma", [None, 5.0])
+def test_hopeless_measurements_give_a_finite_answer(sigma, prior):
+    """Everything masked, or a noise level above the signal."""
+    for mask in (torch.zeros(16, 16), torch.ones(16, 16)):
+        A = Masking(prior.image_shape, mask)
+        found = gprior.solve(A(prior.sample(2)), A, prior, steps=(3, 2), noise_std=sigma)
+        assert found.x.isfinite().all() and found.misfit.isfinite().all()
+
+
+# --- Does the prior contain the image?
+
+
+def test_the_misfit_is_in_units_of_the_noise_or_of_y(prior):
+    A = PartialCirculant(prior.image_shape, m=100)
+    y = A(prior.sample(2))
+    found = gprior.solve(y, A, prior, "csgm", steps=2, noise_std=0.1)
+    left = (A.A(found.generated) - y).square().mean(1).sqrt()
+    torch.testing.assert_close(found.misfit, left / 0.1)
+    found = gprior.solve(y, A, prior, "csgm", steps=2, stop="fixed")
+    left = (A.A(found.generated) - y).square().mean(1).sqrt()
+    torch.testing.assert_close(found.misfit, left / y.square().mean(1).sqrt())
+
+
+def test_the_plausibility_is_a_share_of_simulated_problems(prior, monkeypatch):
+    from gprior.solvers import simulation
+    from gprior.solvers.auto import Auto
+
+    monkeypatch.setattr(simulation, "METHOD", Auto(steps=(15, 0)))
+    A = PartialCirculant(prior.image_shape, m=128)
+    far = np.indices((16, 16)).sum(0) % 2 * 1.0
+    x = torch.cat([prior.sample(2, seed=8), torch.as_tensor(far)[None, None]])
+    with pytest.warns(RuntimeWarning, match=r"does not contain 1 of 3 images \(numbers \[2\]\)"):
+        found = gprior.solve(A(x), A, prior, steps=(2, 1), check=True)
+    assert found.plausibility[2] == 0 and (found.plausibility[:2] > 0.02).all()
+    again = gprior.solve(A(x[:1]), A, prior, steps=(2, 1), check=True, restarts=2, keep="all")
+    assert again.plausibility.shape == (1, 2)
+    torch.testing.assert_close(again.plausibility[0, 0], found.plausibility[0])
