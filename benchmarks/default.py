@@ -47,15 +47,13 @@ def tv(images: str, A: str, weight: float, quick: bool) -> Cell:
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Return the cells: the methods in the order of their names in `SOLVERS`, then the rest."""
+    """Return the cells: the pseudo-inverse, total variation, then the methods."""
     weights = WEIGHTS[::4] if quick else WEIGHTS
     operators = OPERATORS[3:6:2] if quick else OPERATORS
     methods = METHODS[:2] if quick else METHODS
-    return [
-        *(cell(A, name, quick) for name in methods for A in operators),
-        *(cell(A, "A+", quick) for A in operators),
-        *(tv(i, A, w, quick) for A in operators for i in ("tuning", "all") for w in weights),
-    ]
+    classical = [cell(A, "A+", quick) for A in operators]
+    classical += [tv(i, A, w, quick) for A in operators for i in ("tuning", "all") for w in weights]
+    return classical + [cell(A, name, quick) for name in methods for A in operators]
 
 
 def part(values: Sequence[float], domain: int) -> Sequence[float]:
