@@ -192,13 +192,13 @@ def solve(
     problem = _with_label(problem, label, restarts)
     problem = _with_latents(problem, method.init if callable(method.init) else latents, restarts)
     running = method if problem.latents is None else replace(method, init=LATENTS)
-    outcome = _run(problem, running, progress, callback)
+    outcome, at_once = _run(problem, running, progress, callback)
     _warn_of_lost(outcome)
     result = _result(outcome, problem, method, restarts, keep)
     kind = method.correction if correction == DEFAULT else correction
-    result = _corrected(result, problem, restarts, kind, method.max_batch)
+    result = _corrected(result, problem, restarts, kind, at_once)
     if check:
-        result = _checked(result, problem, restarts)
+        result = _checked(result, problem, restarts, at_once)
     return replace(result, seconds=time.perf_counter() - started)
 
 
@@ -257,8 +257,13 @@ def _perceptual(method: Solver, problem: Problem) -> PerceptualTerm | None:
     return None if chosen is None else PerceptualTerm(*chosen)
 
 
-def _run(problem: Problem, method: Solver, progress: bool, callback: Callback | None) -> Outcome:
-    """Run the rows in parts of ``max_batch``, halved where a GPU runs out of memory."""
+def _run(
+    problem: Problem, method: Solver, progress: bool, callback: Callback | None
+) -> tuple[Outcome, int]:
+    """Run the rows in parts of ``max_batch``, halved where a GPU runs out of memory.
+
+    Also return the size of a part that the memory was enough for.
+    """
     from tqdm import tqdm
 
     R, size, parts, first, stopped = len(problem), method.max_batch, [], 0, False
@@ -286,7 +291,7 @@ def _run(problem: Problem, method: Solver, progress: bool, callback: Callback | 
                 continue
             first += len(rows)
         bar.update(total - bar.n)
-    return Outcome.join(parts)
+    return Outcome.join(parts), size
 
 
 def _warn_of_lost(outcome: Outcome) -> None:
@@ -302,7 +307,7 @@ def _warn_of_lost(outcome: Outcome) -> None:
 
 
 def _corrected(
-    result: Result, problem: Problem, restarts: int, kind: str | None, max_batch: int
+    result: Result, problem: Problem, restarts: int, kind: str | None, at_once: int
 ) -> Result:
     """Return the result with its misfit, and with corrected images if a correction is wanted."""
     per_row = result.restarts is not None  # else one row for each image
@@ -311,7 +316,7 @@ def _corrected(
     belief = result.diagnostics.get("trust")
     sizes: list[Tensor] = []
     corrected: list[Corrected] = []
-    for rows in every[:: 1 if per_row else restarts].split(max_batch):  # type: ignore[no-untyped-call]
+    for rows in every[:: 1 if per_row else restarts].split(at_once):  # type: ignore[no-untyped-call]
         part, here = problem.take(rows), slice(len(torch.cat(sizes)) if sizes else 0, None)
         x = images[here][: len(rows)]
         sizes.append(misfit(part, x))
@@ -332,9 +337,10 @@ def _corrected(
     return replace(result, x=x, prior_weight=weight, correction=kind)
 
 
-def _checked(result: Result, problem: Problem, restarts: int) -> Result:
+def _checked(result: Result, problem: Problem, restarts: int, at_once: int) -> Result:
     """Return the result with its plausibility, and warn of images that the prior lacks."""
-    shares = plausibility(problem.take(torch.arange(0, len(problem), restarts, device="cpu")))
+    first = torch.arange(0, len(problem), restarts, device="cpu")
+    shares = plausibility(problem.take(first), at_once)
     unlikely = [i for i, share in enumerate(shares.tolist()) if share < UNLIKELY]
     if unlikely:
         warnings.warn(

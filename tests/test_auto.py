@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import deepinv
@@ -15,16 +16,10 @@ import gprior
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.problem import build_problem
 from gprior.randomness import normal
-from gprior.search.correction import (
-    LinearRows,
-    correct,
-    gradient,
-    gradient_adjoint,
-    minimise_tv,
-    sees_all,
-    total_variation,
-)
+from gprior.search.correction import correct, sees_all
+from gprior.search.linear import LinearRows
 from gprior.search.residuals import misfit, observed, response, trust
+from gprior.search.tv import gradient, gradient_adjoint, minimise_tv, total_variation
 from gprior.solvers.styles import moments
 from gprior.training import phantoms
 
@@ -92,7 +87,7 @@ def test_trust_falls_with_the_residual(prior):
             for r in (0.0, 0.05, 0.2, 1.0)
         ]
         assert (values[0] == 1).all()
-        assert all((a > b).all() for a, b in zip(values, values[1:], strict=False))
+        assert all((a > b).all() for a, b in itertools.pairwise(values))
         assert (values[3] > 0).all() and (values[3] < 0.03).all()
     # 5 % above a known noise level is chance if there are few entries, and no chance if many.
     many = rows_of(A, prior, x, noise_std=0.1)

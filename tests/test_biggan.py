@@ -457,8 +457,8 @@ def test_solving(kind, label):
     soft = 0.1 * torch.ones(prior.c_dim)
     soft[3] = 1
     given = {"given": 3, "unknown": None, "soft": soft}[label]
-    result = gprior.solve(A(truth), A, prior, label=given, steps=30, seed=1, stop="fixed")
-    assert result.solver["name"] == "csgm" and result.latents["z"].shape == (2, prior.z_dim)
+    result = gprior.solve(A(truth), A, prior, "csgm", label=given, steps=30, seed=1, stop="fixed")
+    assert result.latents["z"].shape == (2, prior.z_dim)
     assert bool((result.loss < 0.8 * result.history[:, 0]).all())
     again = prior(z=result.latents["z"], c=result.latents["c"])
     torch.testing.assert_close(again, result.x, rtol=0, atol=1e-4)

@@ -306,7 +306,7 @@ def test_masks_of_another_kind_are_refused():
 def features_used(y, A, prior, **options):
     """Return the features of a short run."""
     options = {"perceptual": None, **options}
-    return gprior.solve(y, A, prior, steps=1, init="random", **options).features
+    return gprior.solve(y, A, prior, "lbrgm", steps=1, init="random", **options).features
 
 
 def test_which_features_are_taken(hub, prior, tiny_prior):
@@ -359,7 +359,9 @@ def test_lpips_on_an_adapted_prior(shape, hub, weights, tiny_prior):
     prior = tiny_prior().adapt(shape)
     A = Masking(shape, "half")
     distance = gprior.Perceptual("squeeze", weights("squeeze"))
-    found = gprior.solve(A(prior.sample(1)), A, prior, steps=2, init="mean", perceptual=distance)
+    found = gprior.solve(
+        A(prior.sample(1)), A, prior, "lbrgm", steps=2, init="mean", perceptual=distance
+    )
     assert found.x.isfinite().all() and found.terms["perceptual"] > 0
 
 
@@ -452,7 +454,9 @@ def test_names_on_the_command_line():
 
 def test_results_of_earlier_versions_have_no_features(prior, tmp_path):
     A, path = Masking(prior.image_shape, "half"), tmp_path / "r.safetensors"
-    result = gprior.solve(A(prior.sample(1)), A, prior, steps=1, init="mean", perceptual=True)
+    result = gprior.solve(
+        A(prior.sample(1)), A, prior, "lbrgm", steps=1, init="mean", perceptual=True
+    )
     result.save(path)
     assert gprior.Result.load(path).features == result.features == "discriminator"
     with safe_open(path, "pt") as file:

@@ -25,7 +25,7 @@ SIMULATED = 39  # at most one of them has a larger misfit in 5 % of the cases
 METHOD = Auto(steps=(100, 0))
 
 
-def plausibility(problem: Problem) -> Tensor:
+def plausibility(problem: Problem, at_once: int = 32) -> Tensor:
     """Return the share of simulated problems whose misfit is larger, for each row, (R,).
 
     A prior that contains the images gives every share with the same probability. A share below
@@ -37,6 +37,8 @@ def plausibility(problem: Problem) -> Tensor:
     problem : Problem
         One row per image. The simulated misfits are kept with the prior, for the next call with
         the same operator, noise level and label.
+    at_once : int
+        Images that go through the generator at the same time.
     """
     problem = replace(problem, latents=None, perceptual=None, maps=None).without_held_out()
     problem = replace(
@@ -44,20 +46,20 @@ def plausibility(problem: Problem) -> Tensor:
         fit=[fit + held for fit, held in zip(problem.fit, problem.held, strict=True)],
         held=[torch.zeros_like(held) for held in problem.held],
     )
-    found = misfits(problem)
+    found = misfits(problem, at_once)
     shares = torch.empty_like(found)
     for row in range(len(problem)):
         one = problem.take(torch.tensor([row], device=problem.image.device))
         name = f"simulated misfits {_fingerprint(one)}"
-        simulated = problem.prior.statistic(name, partial(_simulated_misfits, one))
+        simulated = problem.prior.statistic(name, partial(_simulated_misfits, one, at_once))
         shares[row] = (simulated > found[row]).double().mean()
     return shares
 
 
-def misfits(problem: Problem) -> Tensor:
+def misfits(problem: Problem, at_once: int) -> Tensor:
     """Return the root mean square of what a short search leaves of y, (R,)."""
     parts = []
-    for rows in torch.arange(len(problem), device=problem.image.device).split(METHOD.max_batch):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(problem), device=problem.image.device).split(at_once):  # type: ignore[no-untyped-call]
         part = problem.take(rows)
         outcome = METHOD.for_prior(problem.prior).run(part, Watch())
         left = [p - y for p, y in zip(part.measure(outcome.image), part.y, strict=True)]
@@ -65,8 +67,8 @@ def misfits(problem: Problem) -> Tensor:
     return torch.cat(parts)
 
 
-def _simulated_misfits(one: Problem) -> Tensor:
-    return misfits(_simulated(one))
+def _simulated_misfits(one: Problem, at_once: int) -> Tensor:
+    return misfits(_simulated(one), at_once)
 
 
 @torch.no_grad()
