@@ -4,7 +4,7 @@ Twelve problems, each of 10 samples of the prior, 10 phantoms on which it was no
 images outside its domain. Every method has 300 evaluations of the generator per image and its
 default constants otherwise, the class is unknown, and the default stopping rule decides. Each
 method of a paper is scored as published, and followed by the correction of ``auto``. The weight of
-total variation is chosen for each problem on 24 other phantoms.
+total variation is chosen for each problem on other phantoms.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ OPERATORS = (
     "half", "box", "random 0.2", "x4", "x8", "circulant 0.05", "circulant 0.1", "circulant 0.3",
     "noise 0.05", "noise 0.1", "noise 0.3", "blur 0.02",
 )  # fmt: skip
+CLASSICAL = ("A+", "tv")
 METHODS = tuple(SOLVERS)
-WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4)  # of total variation
 METRICS = ("psnr", "ssim", "perceptual")
 HARM = 0.3  # dB that count as worse
 
@@ -31,7 +31,7 @@ HARM = 0.3  # dB that count as worse
 def cell(A: str, name: str, quick: bool) -> Cell:
     """Return the cell of a method, with the images of all domains."""
     count = 6 if quick else 30
-    if name == "A+":
+    if name in CLASSICAL:
         return Cell("all", (0, count), A, name)
     constants: dict[str, Any] = {"budget": 60 if quick else 300, "correction": "auto"}
     constants["max_batch"] = 30
@@ -40,20 +40,11 @@ def cell(A: str, name: str, quick: bool) -> Cell:
     return Cell("all", (0, count), A, name, constants, stop="auto")
 
 
-def tv(images: str, A: str, weight: float, quick: bool) -> Cell:
-    """Return a cell of total variation with one weight."""
-    count = (6 if quick else 30) if images == "all" else (2 if quick else 24)
-    return Cell(images, (0, count), A, "tv", {"weight": weight})
-
-
 def cells(quick: bool) -> list[Cell]:
     """Return the cells: the pseudo-inverse, total variation, then the methods."""
-    weights = WEIGHTS[::4] if quick else WEIGHTS
     operators = OPERATORS[3:6:2] if quick else OPERATORS
     methods = METHODS[:2] if quick else METHODS
-    classical = [cell(A, "A+", quick) for A in operators]
-    classical += [tv(i, A, w, quick) for A in operators for i in ("tuning", "all") for w in weights]
-    return classical + [cell(A, name, quick) for name in methods for A in operators]
+    return [cell(A, name, quick) for name in (*CLASSICAL, *methods) for A in operators]
 
 
 def part(values: Sequence[float], domain: int) -> Sequence[float]:
@@ -62,24 +53,18 @@ def part(values: Sequence[float], domain: int) -> Sequence[float]:
     return values[domain * third : (domain + 1) * third]
 
 
-def tuned_tv(results: Results, A: str, quick: bool) -> Mapping[str, Any]:
-    """Return the scores of total variation with the weight that is best on other phantoms."""
-    weights = WEIGHTS[::4] if quick else WEIGHTS
-
-    def mean(weight: float) -> float:
-        return statistics.fmean(results[tv("tuning", A, weight, quick).key]["psnr"])
-
-    return results[tv("all", A, max(weights, key=mean), quick).key]
+def measured(results: Results, quick: bool) -> list[str]:
+    """Return the methods that are measured in all problems."""
+    operators = OPERATORS[3:6:2] if quick else OPERATORS
+    return [n for n in METHODS if all(cell(A, n, quick).key in results for A in operators)]
 
 
 def scores(results: Results, A: str, quick: bool) -> dict[str, Mapping[str, Any]]:
     """Return the scores of every rival: as published, and with the correction as ``+ c``."""
-    methods = METHODS[:2] if quick else METHODS
     rows: dict[str, Mapping[str, Any]] = {
-        "A+": results[cell(A, "A+", quick).key],
-        "TV": tuned_tv(results, A, quick),
+        name: results[cell(A, name, quick).key] for name in CLASSICAL
     }
-    for name in methods:
+    for name in measured(results, quick):
         found = results[cell(A, name, quick).key]
         generated = {metric: found[f"generated {metric}"] for metric in METRICS}
         if name == "auto":
@@ -124,7 +109,7 @@ def worse(every: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     for A, methods in every.items():
         x = methods["auto"]["psnr"]
         below = []
-        for other in ("TV", "auto, generated"):
+        for other in ("tv", "auto, generated"):
             pairs = list(zip(x, methods[other]["psnr"], strict=True))
             below.append(
                 " / ".join(str(sum(a < b - HARM for a, b in part(pairs, d))) for d in range(3))
