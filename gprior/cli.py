@@ -35,6 +35,15 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
+class Correction(str, Enum):
+    """The correction that follows the search; ``default`` is that of the method."""
+
+    default = "default"
+    auto = "auto"
+    tv = "tv"
+    none = "none"
+
+
 class Fit(str, Enum):
     """How an image is fitted to the prior's size."""
 
@@ -97,7 +106,7 @@ def reconstruct(
             help="Operator: half-mask, mask:FILE, downsample:4, circulant:0.1 or matrix:FILE.",
         ),
     ],
-    solver: Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")] = "lbrgm",
+    solver: Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")] = "auto",
     prior: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Generative model.")
     ] = "phantom-64",
@@ -130,6 +139,12 @@ def reconstruct(
     restarts: Annotated[
         int, typer.Option(metavar="N", help="Number of runs; the best is kept.")
     ] = 1,
+    correction: Annotated[
+        Correction, typer.Option(help="Repair the generated image from the measurements.")
+    ] = Correction.default,
+    check: Annotated[
+        bool, typer.Option(help="Test by simulation whether the prior contains the image.")
+    ] = True,
     device: OnDevice = Device.auto,
     seed: Seed = 0,
 ) -> None:
@@ -155,6 +170,8 @@ def reconstruct(
         budget=budget,
         label=label,
         restarts=restarts,
+        correction=None if correction is Correction.none else correction.value,
+        check=check,
         device=device.value,
         seed=seed,
     )

@@ -20,8 +20,13 @@ KEYS = [
     "psnr",
     "psnr_baseline",
     "psnr_tv",
+    "psnr_generated",
     "ssim",
     "ssim_baseline",
+    "ssim_generated",
+    "prior_weight",
+    "misfit",
+    "plausibility",
     "seconds",
 ]
 
@@ -29,11 +34,14 @@ KEYS = [
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     import gprior.commands.demo as module
+    from gprior.solvers import simulation
+    from gprior.solvers.auto import Auto
 
     out = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
         solve = module.solve  # candidates take longer than steps
         patch.setattr(module, "solve", lambda *a, **k: solve(*a, init="random", **k))
+        patch.setattr(simulation, "METHOD", Auto(steps=(1, 0)))
         text = run(out, Size(steps=2, images=1, tv_steps=2))
     return out, text
 
@@ -60,7 +68,7 @@ def test_table_and_report(demo):
     assert "circulant:0.1, held-out" in text and "Worse than" in text and STAMP in text
     assert "outside" in text
     page = (out / "report.html").read_text()
-    assert len(re.findall('src="data:image/png;base64,', page)) == 4 * 5 * 6
+    assert len(re.findall('src="data:image/png;base64,', page)) == 4 * 5 * 7
     assert page.count("<polyline") == 4 * 5
     assert "Where the method failed" in page and "outside its domain" in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # needs no other file

@@ -42,7 +42,8 @@ def options(prior_file):
     """Make options that take a moment: one step from one random start, on the CPU."""
 
     def make(operator="half-mask", constants=("steps=1", "init=random"), **others):
-        given = {"prior": str(prior_file), "constants": constants, "device": "cpu", **others}
+        given = {"prior": str(prior_file), "constants": constants, "device": "cpu"}
+        given |= {"check": False, **others}
         return Options(operator, **given)
 
     return make
@@ -93,8 +94,27 @@ def test_every_operator_from_measurements(index, operators, truth, options, tmp_
     assert x.shape == (2, 1, 16, 16) and x.min() >= 0 and x.max() <= 1
     np.testing.assert_array_equal(x, result.x.clamp(0, 1).numpy())
     prior = load_prior(options().prior)
-    expected = gprior.solve(A(truth), A, prior, "lbrgm", steps=1, init="random")
-    np.testing.assert_allclose(result.x, expected.x, atol=1e-4)
+    expected = gprior.solve(A(truth), A, prior, steps=1, init="random")
+    np.testing.assert_allclose(result.generated, expected.generated, atol=1e-4)
+    np.testing.assert_allclose(result.x, expected.x, atol=1e-2)
+
+
+def test_the_report_says_how_well_the_prior_fits(options, tmp_path, monkeypatch):
+    from gprior.solvers import simulation
+    from gprior.solvers.auto import Auto
+
+    monkeypatch.setattr(simulation, "METHOD", Auto(steps=(20, 0)))
+    np.save(tmp_path / "image.npy", np.indices((16, 16)).sum(0) % 2 * 1.0)  # a chessboard
+    text = run(tmp_path / "image.npy", tmp_path / "out", options(simulate=True, check=True))
+    assert "prior weight 0.30 of 1" in text and "plausibility 0.00" in text
+    assert "the prior does not contain this image" in text
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Generated" in page and "the prior does not contain this image" in page
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["plausibility"] == [0] and record["correction"] == "auto"
+    plain = options(simulate=True, correction=None)
+    text = run(tmp_path / "image.npy", tmp_path / "plain", plain)
+    assert "prior weight" not in text and "plausibility" not in text
 
 
 @pytest.mark.parametrize("index", range(7))
@@ -130,7 +150,7 @@ def test_noise_is_the_stopping_rule_and_seed_and_label_arrive(options, truth, tm
     facts = json.loads((tmp_path / "out" / "result.json").read_text())
     assert facts["stop"] == ["discrepancy", "discrepancy"]
     assert facts["seed"] == [4, 4] and facts["label"] == [2, 2]
-    assert facts["solver"]["steps"] == 1
+    assert facts["solver"]["steps"] == [0, 1]
     assert facts["evaluations"][0] == pytest.approx(2 * (1 + 1 / 3))
 
 

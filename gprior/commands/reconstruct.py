@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from gprior.priors import Prior
 from gprior.problem import Forward, informative
 from gprior.randomness import normal
 from gprior.result import Result
-from gprior.solving import solve
+from gprior.solving import UNLIKELY, solve
 
 __all__ = ["Options", "run"]
 
@@ -65,14 +66,14 @@ class Options:
         Only with ``simulate``.
     constants : tuple of str
         Constants of the solver, ``NAME=VALUE``.
-    budget, label, restarts, seed
+    budget, label, restarts, correction, check, seed
         See `gprior.solve`.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     """
 
     operator: str
-    solver: str = "lbrgm"
+    solver: str = "auto"
     prior: str = "phantom-64"
     simulate: bool = False
     noise: float | None = None
@@ -83,6 +84,8 @@ class Options:
     budget: float | None = None
     label: int | None = None
     restarts: int = 1
+    correction: str | None = "default"
+    check: bool = True
     device: str = "auto"
     seed: int = 0
 
@@ -168,19 +171,24 @@ def run(source: Path, out: Path, options: Options) -> str:
         if task.source is not None:
             # An image that cannot be written like its source is refused before the search.
             task.source.write(place, task.source.truth[0].cpu().numpy(), how)
-        result = solve(
-            task.y,
-            task.A,
-            task.prior,
-            options.solver,
-            label=options.label,
-            noise_std=options.noise or None,
-            restarts=options.restarts,
-            seed=options.seed,
-            budget=options.budget,
-            progress=True,
-            **task.constants,
-        )
+        with warnings.catch_warnings():
+            # The summary and the report say it in their own words.
+            warnings.filterwarnings("ignore", "the prior does not contain", RuntimeWarning)
+            result = solve(
+                task.y,
+                task.A,
+                task.prior,
+                options.solver,
+                label=options.label,
+                noise_std=options.noise or None,
+                restarts=options.restarts,
+                correction=options.correction,
+                check=options.check,
+                seed=options.seed,
+                budget=options.budget,
+                progress=True,
+                **task.constants,
+            )
         summary = _write(place, task, options, result, how)
     _forget(out, task.source)
     return f"{summary}\nwritten to {out / 'report.html'} ({STAMP})"
@@ -316,6 +324,8 @@ def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
         "perceptual_term": result.perceptual,
         "perceptual_features": result.features,
         "restarts": options.restarts,
+        "correction": result.correction,
+        **{name: result.facts()[name] for name in ("prior_weight", "misfit", "plausibility")},
         "seed": options.seed,
         "seconds": round(result.seconds, 2),
     }
@@ -330,13 +340,15 @@ def _cases(task: Task, result: Result) -> list[Case]:
     columns = [
         ("Measurement" if task.forward.measures_images else "Aᵀ y, rescaled", _picture(task, y)),
         ("Pseudo-inverse", _baseline(task, y)),
-        ("Reconstruction", x),
     ]
+    if result.prior_weight is not None:
+        columns.append(("Generated", result.generated[:count].clamp(0, 1)))
+    columns.append(("Reconstruction", x))
     notes = {}
     if task.source is not None:
         truth = task.source.truth
         columns = [("Image", truth), *columns, ("Residual", x - truth)]
-        for title, images in columns[2:4]:
+        for title, images in columns[2:-1]:
             psnr, ssim = scores(images.to(truth), truth)
             notes[title] = f"{psnr[0]:.1f} dB, SSIM {ssim[0]:.2f}"
     elif task.forward.measures_images:
@@ -350,10 +362,25 @@ def _cases(task: Task, result: Result) -> list[Case]:
                 for title, images in columns
             ],
             result.history[i].tolist(),
-            f"y − A x: {rms[i]:.2g} rms",
+            "; ".join([f"y − A x: {rms[i]:.2g} rms", *_said(result, i)]),
         )
         for i in range(count)
     ]
+
+
+def _said(result: Result, i: int) -> list[str]:
+    """Return what the result says about the fit of the prior to an image."""
+    said = []
+    if result.prior_weight is not None:
+        said.append(f"prior weight {float(result.prior_weight[i]):.2f} of 1")
+    if result.misfit is not None:
+        said.append(f"misfit of the generated image {float(result.misfit[i]):.2g}")
+    if result.plausibility is not None:
+        share = float(result.plausibility[i])
+        said.append(f"plausibility {share:.2f}")
+        if share < UNLIKELY:
+            said.append("the prior does not contain this image: do not trust what was not measured")
+    return said
 
 
 def _picture(task: Task, y: Tensor) -> Tensor:

@@ -212,8 +212,10 @@ def _figure(panel: Panel) -> str:
 
 
 def _curve(history: Sequence[float]) -> str:
-    """Draw the loss on a logarithmic scale, as an inline vector graphic."""
-    values = [math.log10(v) for v in history if math.isfinite(v) and v > 0]
+    """Draw the loss as an inline vector graphic, on a logarithmic scale if it is positive."""
+    losses = [v for v in history if math.isfinite(v)]
+    positive = all(v > 0 for v in losses)
+    values = [math.log10(v) for v in losses] if positive else losses
     if len(values) < 2:
         return "<figure></figure>"
     lo, hi = min(values), max(values)
@@ -223,8 +225,8 @@ def _curve(history: Sequence[float]) -> str:
     )
     return (
         '<figure><svg viewBox="0 0 100 100" role="img" aria-label="Loss at each step">'
-        f'<polyline points="{points}"/></svg><figcaption>{10 ** values[0]:.2g} → '
-        f"{10 ** values[-1]:.2g} in {len(values)} steps</figcaption></figure>"
+        f'<polyline points="{points}"/></svg><figcaption>{losses[0]:.2g} → '
+        f"{losses[-1]:.2g} in {len(values)} steps</figcaption></figure>"
     )
 
 
