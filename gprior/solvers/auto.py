@@ -86,9 +86,9 @@ class Auto(Solver):
         τ > 0: the root mean square of d from which it gives way, in units of the spread of w.
     lr, lr_late : float
         Step sizes of Adam in the two stages, in units of the spread of w or of z.
-    steps, init, max_batch
-        See `Solver`. There are two stages. With ``init="mean"``, a prior without styles starts from
-        the best of 64 latents.
+    steps, init, perceptual, max_batch
+        See `Solver`. There are two stages, and there is no perceptual term. With ``init="mean"``,
+        a prior without styles starts from the best of 64 latents.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
