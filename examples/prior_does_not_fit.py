@@ -16,7 +16,8 @@ was trained on drawings of heads and never saw a patient.
 # ----------
 # There are two real slices, and three versions of one head phantom that the prior
 # was not trained on: the phantom itself, the phantom with a bright lesion, and the
-# phantom on its side. All training heads were upright, within 8 degrees.
+# phantom on its side. All training heads were upright, within about 8
+# degrees.
 
 import os
 import warnings
@@ -118,22 +119,20 @@ def contrast(image):
 k = cases.index("phantom with a lesion")
 print(f"truth: {contrast(truth[k]):.2f}; without the lesion: {contrast(head[0]):.2f}")
 for name, result in results.items():
-    print(
-        f"{name}: generated {contrast(result.generated[k]):.2f}, "
-        f"final {contrast(result.x[k]):.2f}"
-    )
+    generated, final = contrast(result.generated[k]), contrast(result.x[k])
+    print(f"{name}: generated {generated:.2f}, final {final:.2f}")
 
 # %%
 # What this shows
 # ---------------
 # The generator can draw only heads like those it was trained on. Its images of the CT
 # slice and of the phantom on its side are wrong, and they leave far more of ``y`` than
-# samples of the prior do: the plausibility is 0. The correction draws these images from
-# the measurements instead.
+# samples of the prior do: the plausibility is 0. In both, the final image shows the
+# true anatomy, because both operators measure the whole image. An operator that misses
+# a part of the image would leave that part to the wrong generator.
 #
-# The lesion is bright enough to be measured, but the generator shows it blurred, with
-# less than half of its contrast. The correction brings most of it back. A search
-# without correction would have lost it.
+# The generated image shows the lesion blurred, with less than half of its contrast. The
+# correction brings most of the contrast back.
 #
 # The check has limits. The MR slice and the phantom with the lesion are near 0.05 and
 # not below it, so ``solve`` does not warn of them, although the prior contains neither.
