@@ -192,6 +192,7 @@ html_theme_options = {
         "**": ["page-toc"],
         "methods/index": [],
         "auto_examples/compare_methods": [],
+        "auto_examples/prior_does_not_fit": [],
     },
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],

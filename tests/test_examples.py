@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -42,3 +43,35 @@ def test_compare_methods(shown: list[Any], monkeypatch: pytest.MonkeyPatch) -> N
         low, high = picture.get_clim()
         assert low == -high
         assert np.isfinite(picture.get_array()).all() and np.ptp(picture.get_array()) > 0.1
+
+
+def test_prior_does_not_fit(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gprior.solving
+
+    # The check itself takes thousands of evaluations, and has its own tests.
+    def shares(problem: Any, *rest: Any) -> Any:
+        return torch.linspace(0, 0.8, len(problem), dtype=torch.float64)
+
+    monkeypatch.setattr(gprior.solving, "plausibility", shares)
+    monkeypatch.setenv("GPRIOR_EXAMPLE_BUDGET", "6")
+    values = runpy.run_path(str(EXAMPLES / "prior_does_not_fit.py"))
+    (figure,) = shown
+    rows = np.array(figure.axes).reshape(5, 5)
+    for row, axes in enumerate(rows):
+        assert all(axis.get_images()[0].get_clim() == (0, 1) for axis in axes)
+        pictures = [np.asarray(axis.get_images()[0].get_array()) for axis in axes]
+        images = [values["truth"]]
+        for k, result in enumerate(values["results"].values()):
+            images += [result.generated, result.x]
+            said, weight = (axes[i].get_title().splitlines()[-1] for i in (1 + 2 * k, 2 + 2 * k))
+            checked = f", plausibility {0.2 * row:.2f}" if k == 0 else ""
+            assert said == f"misfit {result.misfit[row]:.2f}{checked}"
+            assert weight == f"prior weight {result.prior_weight[row]:.2f}"
+        for picture, x in zip(pictures, images, strict=True):
+            np.testing.assert_array_equal(picture, x[row, 0].numpy())
+    # A disc of 1 in a phantom whose mean there is known from the arrays themselves.
+    lesion, around, head = values["lesion"], values["around"], values["head"][0, 0]
+    assert f"truth: {1 - head[around].mean():.2f};" in capsys.readouterr().out
+    assert int(lesion.sum()) == 49 and not (lesion & around).any()
