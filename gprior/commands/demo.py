@@ -310,8 +310,8 @@ def _draw(
         "each operator on other phantoms. A⁺ is the pseudo-inverse. The scores choose nothing.",
         "“Generated” is what the generator makes of the latents that were found. “Final” is the "
         "image after the correction, in which the generated image has the prior weight. It is "
-        "chosen from the measurements alone. “Implausible” counts the images that the prior does not contain, "
-        "as a comparison of their misfit with simulated measurements of the prior's samples says.",
+        "chosen from the measurements alone. “Implausible” counts the images that the prior does "
+        "not contain: their misfit is larger than those of simulated measurements of its samples.",
     ]
     sections = [Section(TITLES[one.operator], row) for one, row in zip(solved, rows, strict=True)]
     write_report(place / "report.html", "gprior demo", lead, [table, failures, *sections])
