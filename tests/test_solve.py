@@ -435,7 +435,7 @@ def test_non_finite_values_stop_one_image(name, prior, scene):
     # The best of the two good iterates, as a run of two steps returns it.
     if name not in SCHEDULED:
         assert (found.x[1] - short.x[1]).abs().max() < TOLERANCE
-    if name not in DRAWING:
+    if name not in DRAWING | {"auto"}:  # auto's second stage has another weight
         assert abs(found.loss[1] - found.history[1, :2].min()) < TOLERANCE * found.loss[1]
     assert found.history[1, 3:].isnan().all()
 
