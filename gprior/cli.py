@@ -115,6 +115,10 @@ def reconstruct(
         int | None,
         typer.Option("--slice", metavar="N", help="Slice of a volume; by default the middle one."),
     ] = None,
+    axis: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Voxel axis, 0, 1 or 2, along which slices count."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,6 +155,7 @@ def reconstruct(
         fit=None if fit is Fit.pad else fit.value,
         intensity=intensity,
         slice=slice_,
+        axis=axis,
         constants=tuple(set_ or ()),
         budget=budget,
         label=label,

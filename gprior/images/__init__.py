@@ -15,7 +15,16 @@ The way of an image through this package, from a file to a prior and back:
 from __future__ import annotations
 
 from gprior.images.dicom import STAMP
-from gprior.images.io import default_intensity, from_unit, read_image, save_png, to_unit, write_like
+from gprior.images.io import (
+    default_intensity,
+    from_unit,
+    percentile_intensity,
+    read_image,
+    recognise as recognise,
+    save_png,
+    to_unit,
+    write_like,
+)
 from gprior.images.raster import (
     EXTENSIONS,
     ImageFile,
@@ -23,7 +32,7 @@ from gprior.images.raster import (
     encode_pixels as encode_pixels,
     to_stored as to_stored,
 )
-from gprior.images.resize import fit, unfit
+from gprior.images.resize import fit, is_square as is_square, unfit
 
 __all__ = [
     "EXTENSIONS",
@@ -33,6 +42,7 @@ __all__ = [
     "default_intensity",
     "fit",
     "from_unit",
+    "percentile_intensity",
     "read_image",
     "save_png",
     "to_unit",

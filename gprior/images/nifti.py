@@ -21,6 +21,7 @@ from gprior.images.raster import (
     ImageFileError,
     check_size,
     pick,
+    pixel_size,
     reading,
 )
 
@@ -30,6 +31,9 @@ __all__ = ["encode_nifti", "read_nifti"]
 def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
     """Read one slice of the first volume of a NIfTI file, in the usual radiological orientation.
 
+    Without `axis`, slices are counted along the only axis of length 1, where there is one, or else
+    along the last axis.
+
     The slice is transposed and flipped so that rows run from anterior to posterior or from
     superior to inferior, and columns from the patient's right to left or from anterior to
     posterior. This is the convention of DICOM. ``geometry["display"]`` records what was done.
@@ -37,7 +41,7 @@ def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
     import nibabel
 
     try:
-        axis = 2 if axis is None else integer("axis", axis, 0, 2)
+        axis = None if axis is None else integer("axis", axis, 0, 2)
     except InputError as error:
         raise ImageFileError(f"{error}; {path} has no axis {axis!r}") from None
     with reading(path, "NIfTI"), _nifti_stream(path) as stream:
@@ -48,10 +52,12 @@ def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
         dtype, ndim = header.get_data_dtype(), len(file.shape)
         if dtype.kind not in "iuf":
             raise ImageFileError(
-                f"{path} holds complex or colour values ({dtype.name}), but an image has one real "
-                "number per voxel; save its magnitude"
+                f"{path} holds {'colour' if dtype.names else 'complex'} values ({dtype.name}), but "
+                f"an image has one real number per voxel; {_to_real(path, dtype)}"
             )
         shape = (*file.shape, 1, 1)[:3]
+        if axis is None:
+            axis = shape.index(1) if shape.count(1) == 1 else 2
         index = pick(path, slice, shape[axis])
         check_size(path, *(n for a, n in enumerate(shape) if a != axis))
         if math.prod(shape) > 16 * MAX_PIXELS or not np.abs(affine).max() < 1e9:
@@ -74,6 +80,19 @@ def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
     )
 
 
+def _to_real(path: Path, dtype: Any) -> str:
+    """Return the line of Python that makes a NIfTI file of real numbers and keeps the geometry."""
+    real, what = "numpy.abs(data)", "its magnitude"
+    if dtype.names:
+        real, what = "sum(data[c] / 3.0 for c in 'RGB')", "the mean of its colours"
+    name = path.name
+    return (
+        f"save {what} with the same geometry: image = nibabel.load({name!r}); "
+        f"data = numpy.asarray(image.dataobj); nibabel.save(nibabel.Nifti1Image("
+        f"({real}).astype('f4'), image.affine), 'real.nii.gz')"
+    )
+
+
 def _nifti_stream(path: Path) -> BinaryIO:
     """Open the uncompressed bytes of a file. Its name has no influence."""
     with path.open("rb") as file:
@@ -89,6 +108,8 @@ def _nifti_geometry(
 
     rows, columns = (a for a in range(3) if a != axis)
     zooms = [float(value) for value in np.linalg.norm(affine[:3, :3], axis=0)]
+    units = header.get_xyzt_units()[0]
+    scale = {"meter": 1000.0, "micron": 0.001}.get(units, 1.0)  # unknown units are millimetres
     orientation = io_orientation(affine)
     transpose = False
     flips = [False, False]
@@ -106,9 +127,9 @@ def _nifti_geometry(
         "affine": affine.tolist(),
         "axis_codes": ["?" if code is None else code for code in aff2axcodes(affine)],
         "zooms": zooms,
-        "units": header.get_xyzt_units()[0],
+        "units": units,
         "display": {"transpose": transpose, "flip_rows": flips[0], "flip_columns": flips[1]},
-        "spacing": [zooms[rows], zooms[columns]],
+        **pixel_size(zooms[rows] * scale, zooms[columns] * scale, "mm"),
     }
 
 
