@@ -9,7 +9,7 @@ The way of an image through this package, from a file to a prior and back:
     write_like("out.dcm", unfit(x, record), image, intensity, "lbrgm")
 
 ``io`` has the functions that users call; ``raster``, ``dicom`` and ``nifti`` have the formats, and
-``resize`` has `fit` and `unfit`.
+``resize`` has `fit` and `unfit`, and ``stacks`` reads many slices of a file.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from gprior.images.io import (
     recognise as recognise,
     save_png,
     to_unit,
+    values_inside as values_inside,
     write_like,
 )
 from gprior.images.raster import (
     EXTENSIONS,
+    EmptyImageError as EmptyImageError,
     ImageFile,
     ImageFileError,
     encode_pixels as encode_pixels,
     to_stored as to_stored,
 )
 from gprior.images.resize import fit, is_square as is_square, unfit
+from gprior.images.stacks import open_slices as open_slices, origin_of as origin_of
 
 __all__ = [
     "EXTENSIONS",

@@ -135,8 +135,7 @@ def _dicom_geometry(data: Any, frame: int, frames: int) -> dict[str, Any]:
     spacing = numbers(measures, "PixelSpacing", 2) or numbers(data, "ImagerPixelSpacing", 2)
     spacing = spacing or numbers(data, "NominalScannedPixelSpacing", 2)
     ratio = numbers(data, "PixelAspectRatio", 2)  # height to width, where no size is known
-    size = pixel_size(*spacing, "mm") if spacing else {}
-    size = size or (pixel_size(*ratio, "unknown") if ratio else {})
+    size = pixel_size(spacing) or pixel_size(ratio, "unknown")
     thickness = numbers(measures, "SliceThickness", 1)
     between = numbers(measures, "SpacingBetweenSlices", 1)
     orientation = _macro(data, frame, "PlaneOrientationSequence")

@@ -22,7 +22,14 @@ from gprior.checks import InputError, number
 from gprior.files import restate, write_bytes
 from gprior.images import dicom, nifti, raster
 from gprior.images.dicom import STAMP
-from gprior.images.raster import CONVERT, EXTENSIONS, ImageFile, ImageFileError, guarded
+from gprior.images.raster import (
+    CONVERT,
+    EXTENSIONS,
+    EmptyImageError,
+    ImageFile,
+    ImageFileError,
+    guarded,
+)
 
 __all__ = [
     "default_intensity",
@@ -32,6 +39,8 @@ __all__ = [
     "recognise",
     "save_png",
     "to_unit",
+    "values_inside",
+    "without_nan",
     "write_like",
 ]
 
@@ -94,18 +103,21 @@ def read_image(
         image = raster.read_npy(path, slice)
     else:
         image = raster.read_raster(path, kind, slice)
-    return _without_nan(image)
+    return without_nan(image)
 
 
-def _without_nan(image: ImageFile) -> ImageFile:
+def without_nan(image: ImageFile) -> ImageFile:
     """Make background of the values that are NaN. Resampling would spread NaN over the image."""
     nan = np.isnan(image.pixels)
     bad = int(np.count_nonzero(np.isinf(image.pixels)))
-    if bad or nan.all():
+    if bad:
         raise ImageFileError(
-            f"{image.path} has {bad or 'only'} pixels that are {'infinite' if bad else 'NaN'}; "
-            "replace them by numbers and save the image again; NaN is read as background, if "
-            "other pixels are numbers"
+            f"{image.path} has {bad} pixels that are infinite; replace them by numbers, or by NaN "
+            "where they are background, and save the image again"
+        )
+    if nan.all():
+        raise EmptyImageError(
+            f"{image.path} has no pixel that is a number: all are NaN; choose another slice"
         )
     if not nan.any():
         return image
@@ -206,7 +218,7 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
     """
     if image.value_range is not None:
         return image.value_range
-    values = _inside(image)
+    values = values_inside(image)
     plain_float = image.stored_dtype.startswith("float") and image.format in ("npy", "tiff")
     if plain_float and values.min() >= 0 and values.max() <= 1:
         return 0.0, 1.0
@@ -235,7 +247,7 @@ def percentile_intensity(image: ImageFile) -> tuple[float, float]:
     InputError
         If the image is constant, so that no range can be taken from it.
     """
-    values = _inside(image)
+    values = values_inside(image)
     lo, hi = (float(value) for value in np.percentile(values, (0.2, 99.8)))
     if lo == hi:
         lo, hi = float(values.min()), float(values.max())
@@ -247,7 +259,7 @@ def percentile_intensity(image: ImageFile) -> tuple[float, float]:
     return (hi, lo) if image.inverted else (lo, hi)
 
 
-def _inside(image: ImageFile) -> NDArray[np.float64]:
+def values_inside(image: ImageFile) -> NDArray[np.float64]:
     """Return the values of the pixels that belong to the scan."""
     floor = -1024 if image.geometry.get("modality") == "CT" else -math.inf
     inside = (image.pixels != image.padding) & (image.pixels >= floor)

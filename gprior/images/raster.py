@@ -12,7 +12,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,10 @@ class ImageFileError(InputError):
 
     The message names the file, the rule and the remedy.
     """
+
+
+class EmptyImageError(ImageFileError):
+    """An image in which every pixel is background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,14 +164,14 @@ def check_size(path: Path, height: int, width: int) -> None:
         )
 
 
-def pixel_size(height: float, width: float, unit: str) -> dict[str, Any]:
-    """Return the entries of `ImageFile.geometry` for the size of a pixel; none if it is not valid.
+def pixel_size(size: Sequence[float] | None, unit: str = "mm") -> dict[str, Any]:
+    """Return the entries of `ImageFile.geometry` for height and width of a pixel.
 
-    The unit is "mm" or "unknown".
+    There are none if the size is not known or not valid. The unit is "mm" or "unknown".
     """
-    if not all(math.isfinite(value) and value > 0 for value in (height, width)):
+    if size is None or not all(math.isfinite(value) and value > 0 for value in size):
         return {}
-    return {"spacing": [float(height), float(width)], "spacing_unit": unit}
+    return {"spacing": [float(value) for value in size], "spacing_unit": unit}
 
 
 def pick(path: Path, slice: int | None, count: int) -> int:
@@ -244,7 +248,7 @@ def _size_of_dots(rows: float, columns: float, scale: float | None) -> dict[str,
     if min(rows, columns) <= 0:
         return {}
     unit = "unknown" if scale is None else "mm"
-    return pixel_size((scale or 1.0) / rows, (scale or 1.0) / columns, unit)
+    return pixel_size(((scale or 1.0) / rows, (scale or 1.0) / columns), unit)
 
 
 # The tags of a TIFF that say where and how large its pixels are: ImageDescription, in which
