@@ -227,15 +227,46 @@ def sample(
 
 @main.command()
 def train(
-    out: Out,
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Folder of images, or 'phantoms'.")
     ] = "phantoms",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; required."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Report on the folder DATA, and do not train.")
+    ] = False,
     resolution: Annotated[int, typer.Option(metavar="N", help="Image side in pixels.")] = 64,
     channels: Annotated[
         int, typer.Option(metavar="N", help="1 for gray, 3 for colour images.")
     ] = 1,
     count: Annotated[int, typer.Option(metavar="N", help="Number of phantoms to draw.")] = 30000,
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LO,HI|percentile",
+            help="Pixel values that become 0 and 1: the same for every image, or the 0.2 and 99.8 "
+            "percentiles of each; by default the range of the type, where it is unsigned.",
+        ),
+    ] = None,
+    slices: Annotated[
+        str,
+        typer.Option(
+            metavar="middle|all|LO-HI",
+            help="Slices of each volume; all: its middle 80 %.",
+        ),
+    ] = "middle",
+    axis: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Voxel axis of volumes, 0, 1 or 2, along which slices count."
+        ),
+    ] = None,
+    folders: Annotated[
+        str,
+        typer.Option(metavar="classes|patients", help="What the first level of subfolders is."),
+    ] = "classes",
     steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 12500,
     batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 16,
     lr: Annotated[float, typer.Option(metavar="X", help="Learning rate of Adam.")] = 0.002,
@@ -260,15 +291,21 @@ def train(
 
     \b
     Example:
+      gprior train slices/ --check
       gprior train slices/ --out run --resolution 128 --channel-base 8192
     """
-    from gprior.commands.train import Options, run
+    from gprior.checks import InputError
+    from gprior.commands.train import Options, check as check_folder, run
 
     options = Options(
         data=data,
         resolution=resolution,
         channels=channels,
         count=count,
+        intensity=intensity,
+        slices=slices,
+        axis=axis,
+        folders=folders,
         steps=steps,
         batch=batch,
         lr=lr,
@@ -280,4 +317,9 @@ def train(
         mapping_layers=mapping_layers,
         seed=seed,
     )
-    typer.echo(run(options, out, every=every, resume=resume, device=device.value))
+    if check:
+        typer.echo(check_folder(options, out))
+    elif out is None:
+        raise InputError("out must be given: the folder for the results (--out DIR)")
+    else:
+        typer.echo(run(options, out, every=every, resume=resume, device=device.value))
