@@ -27,8 +27,8 @@ from gprior.images import (
     write_like,
 )
 
-# A disc of 48 mm, seen with pixels of 4 x 1 mm and of 1 x 3 mm.
-SPACINGS = ((4.0, 1.0), (1.0, 3.0))
+# A disc of 48 mm is seen with pixels of these heights and widths in mm.
+SPACINGS = ((4.0, 1.0), (1.0, 2.0))
 
 
 def disc(spacing: tuple[float, float], extent: float = 64) -> NDArray[np.float64]:
@@ -268,6 +268,10 @@ def test_tiff_keeps_its_calibration_however_it_is_encoded(
     stored = np.random.default_rng(0).integers(0, 256, (21, 35)).astype(dtype)
     text = "unit=µm, 0.25 per pixel".encode()
     (tmp_path / "in.tif").write_bytes(tiff(stored, order, big, tiled, text))
+    if big and order == ">":  # Pillow cannot read it
+        with pytest.raises(ImageFileError, match=r"convert it with `tiffcp -L in\.tif new\.tif`"):
+            read_image(tmp_path / "in.tif")
+        return
     image = read_image(tmp_path / "in.tif")
     assert image.stored_dtype == dtype
     np.testing.assert_array_equal(image.pixels[0], stored)
@@ -303,14 +307,15 @@ def test_a_description_does_not_count_pages_that_are_gone(tmp_path: Path) -> Non
 def test_a_turned_picture_has_the_resolution_of_its_new_sides(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn
-    ramp = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32)
+    ramp = np.add.outer(7 * np.arange(24), 2 * np.arange(32)).astype(np.uint8)
     for end in ("jpg", "tif"):
         tags = {"tiffinfo": {274: 6, 282: 100.0, 283: 50.0, 296: 2}} if end == "tif" else {}
         if end == "jpg":
             tags = {"exif": exif, "dpi": (100, 50)}
         Image.fromarray(ramp).save(tmp_path / f"in.{end}", **tags)
         image = read_image(tmp_path / f"in.{end}")
-        assert image.pixels.shape == (1, 32, 24)
+        quarter = np.rot90(ramp, -1)
+        np.testing.assert_allclose(image.pixels[0], quarter, atol=0 if end == "tif" else 8)
         assert image.spacing == pytest.approx((0.254, 0.508))
         write_like(tmp_path / f"out.{end}", to_unit(image)[0], image, (0, 255), "test")
         again = read_image(tmp_path / f"out.{end}")
@@ -321,6 +326,8 @@ def test_a_turned_picture_has_the_resolution_of_its_new_sides(tmp_path: Path) ->
 # --- Volumes in other formats ----------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # nibabel keeps the file of an .mgh open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ["x.mgh", "x.mgz", "x.hdr", "x.img", "analyze.hdr"])
 def test_other_volumes_are_refused_with_the_line_that_converts_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -332,7 +339,7 @@ def test_other_volumes_are_refused_with_the_line_that_converts_them(
         kind = nibabel.MGHImage
     if name.startswith("analyze"):
         kind, affine = nibabel.AnalyzeImage, np.diag([-2.0, 3.0, 4.0, 1.0])
-    nibabel.save(kind(volume, affine), tmp_path / name.replace(".hdr", ".img"))
+    kind(volume, affine).to_filename(tmp_path / name.replace(".hdr", ".img"))
     with pytest.raises(ImageFileError, match="keeps its geometry") as caught:
         read_image(tmp_path / name)
     monkeypatch.chdir(tmp_path)

@@ -123,9 +123,10 @@ def _dicom_geometry(data: Any, frame: int, frames: int) -> dict[str, Any]:
 
     def numbers(item: Any, keyword: str, count: int) -> list[float] | None:
         value = item.get(keyword)
-        if value is None or value == "":
+        values = list(value or ()) if count > 1 else [value]
+        if any(entry is None or entry == "" for entry in values):
             return None
-        entries = [float(entry) for entry in (value if count > 1 else [value])]
+        entries = [float(entry) for entry in values]
         return entries if len(entries) == count and all(map(math.isfinite, entries)) else None
 
     measures = _macro(data, frame, "PixelMeasuresSequence")

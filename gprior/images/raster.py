@@ -198,7 +198,14 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
     """
     from PIL import Image, ImageOps
 
-    with reading(path, kind.upper()), Image.open(path, formats=(kind.upper(),)) as picture:
+    # Pillow does not recognise a big-endian BigTIFF. Given a path, it maps the file, and then
+    # mixes up the rows of a TIFF that is to be turned.
+    remedy = f"convert it with `tiffcp -L {path.name} new.tif`" if _is_big(path) else CONVERT
+    with (
+        path.open("rb") as file,
+        reading(path, kind.upper(), remedy),
+        Image.open(file, formats=(kind.upper(),)) as picture,
+    ):
         pages = getattr(picture, "n_frames", 1) if kind == "tiff" else 1
         page = pick(path, slice, pages)
         picture.seek(page)
@@ -210,10 +217,8 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         # converted.
         profiled = ["icc_profile"] if picture.mode in ("L", "RGB") else []
         options = {key: picture.info[key] for key in profiled if picture.info.get(key)}
-        # Pillow turns a TIFF upright itself when it decodes it.
-        turned = picture.getexif().get(274, 1) > 4
-        # Pillow invents a resolution where a TIFF has none.
-        dpi = picture.info.get("dpi", ()) if kind != "tiff" or {282, 283} <= set(tags) else ()
+        turned = picture.getexif().get(274, 1) > 4  # before Pillow turns a TIFF upright itself
+        dpi = () if kind == "tiff" else picture.info.get("dpi", ())
         upright = ImageOps.exif_transpose(picture)
         plain = upright if dtype != "uint8" else _plain_mode(upright)
         pixels = np.asarray(plain).astype(np.float64)
@@ -223,10 +228,8 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
     geometry: dict[str, Any] = {"pages": pages, "page": page} if pages > 1 else {}
     dpi = [float(value) for value in (reversed(dpi) if turned else dpi)]
     if len(dpi) == 2 and all(math.isfinite(value) for value in dpi):
-        geometry["dpi"] = dpi
+        options["dpi"], geometry["dpi"] = tuple(dpi), dpi
         geometry |= _size_of_dots(dpi[1], dpi[0], 25.4)
-        if kind != "tiff":
-            options["dpi"] = tuple(dpi)
     if kind == "tiff":
         options["tiffinfo"] = kept = _calibration(tags, turned, pages)
         if {282, 283} <= set(kept):
@@ -241,6 +244,12 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         geometry=geometry,
         _source=options,
     )
+
+
+def _is_big(path: Path) -> bool:
+    """Return whether a file is a big-endian BigTIFF."""
+    with path.open("rb") as file:
+        return file.read(4) == b"MM\0+"
 
 
 def _size_of_dots(rows: float, columns: float, scale: float | None) -> dict[str, Any]:
