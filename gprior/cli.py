@@ -103,7 +103,7 @@ def reconstruct(
             "--operator",
             "-A",
             metavar="SPEC",
-            help="Operator: half-mask, mask:FILE, downsample:4, circulant:0.1 or matrix:FILE.",
+            help="Operator, such as circulant:0.1.",
         ),
     ],
     solver: Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")] = "auto",
@@ -111,40 +111,46 @@ def reconstruct(
         str, typer.Option(metavar="NAME|FILE", help="Generative model.")
     ] = "phantom-64",
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Measure the image INPUT, then reconstruct it.")
+        bool, typer.Option("--simulate", help="Measure the image INPUT first.")
     ] = False,
     noise: Annotated[
         float | None, typer.Option(metavar="STD", help="Standard deviation of the noise.")
     ] = None,
     fit: Annotated[Fit, typer.Option(help="Fit an image to the prior's size.")] = Fit.pad,
     intensity: Annotated[
-        str | None, typer.Option(metavar="LO,HI", help="Pixel values that become 0 and 1.")
+        str | None,
+        typer.Option(metavar="LO,HI", help="Pixel values that become 0 and 1, or percentile."),
     ] = None,
     slice_: Annotated[
         int | None,
-        typer.Option("--slice", metavar="N", help="Slice of a volume; by default the middle one."),
+        typer.Option("--slice", metavar="N", help="Slice of a volume; default: the middle one."),
+    ] = None,
+    axis: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Voxel axis of the slices: 0, 1 or 2."),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Set a constant of the method; repeatable."
-        ),
+        typer.Option("--set", metavar="NAME=VALUE", help="Constant of the method; repeatable."),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(metavar="N", help="Limit of generator passes per image.")
     ] = None,
     label: Annotated[
-        int | None, typer.Option(metavar="N", help="Class of the image; by default the best one.")
+        int | None, typer.Option(metavar="N", help="Class of the image; default: the best one.")
     ] = None,
     restarts: Annotated[
         int, typer.Option(metavar="N", help="Number of runs; the best is kept.")
     ] = 1,
     correction: Annotated[
-        Correction, typer.Option(help="Repair the generated image from the measurements.")
+        Correction,
+        typer.Option(
+            metavar="MODE",
+            show_default=False,
+            help="Repair of the image: default, auto, tv or none.",
+        ),
     ] = Correction.default,
-    check: Annotated[
-        bool, typer.Option(help="Test by simulation whether the prior contains the image.")
-    ] = True,
+    check: Annotated[bool, typer.Option(help="Simulate whether the prior fits.")] = True,
     device: OnDevice = Device.auto,
     seed: Seed = 0,
 ) -> None:
@@ -166,6 +172,7 @@ def reconstruct(
         fit=None if fit is Fit.pad else fit.value,
         intensity=intensity,
         slice=slice_,
+        axis=axis,
         constants=tuple(set_ or ()),
         budget=budget,
         label=label,
@@ -239,15 +246,43 @@ def sample(
 
 @main.command()
 def train(
-    out: Out,
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Folder of images, or 'phantoms'.")
     ] = "phantoms",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; required."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Report on the folder DATA, and do not train.")
+    ] = False,
     resolution: Annotated[int, typer.Option(metavar="N", help="Image side in pixels.")] = 64,
     channels: Annotated[
         int, typer.Option(metavar="N", help="1 for gray, 3 for colour images.")
     ] = 1,
     count: Annotated[int, typer.Option(metavar="N", help="Number of phantoms to draw.")] = 30000,
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LO,HI",
+            help="Pixel values that become 0 and 1, or percentile.",
+        ),
+    ] = None,
+    slices: Annotated[
+        str,
+        typer.Option(
+            metavar="SLICES",
+            help="Slices: middle, all or LO-HI.",
+        ),
+    ] = "middle",
+    axis: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Voxel axis of the slices: 0, 1 or 2."),
+    ] = None,
+    folders: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="Subfolders: classes or patients."),
+    ] = "classes",
     steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 12500,
     batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 16,
     lr: Annotated[float, typer.Option(metavar="X", help="Learning rate of Adam.")] = 0.002,
@@ -272,15 +307,21 @@ def train(
 
     \b
     Example:
+      gprior train slices/ --check
       gprior train slices/ --out run --resolution 128 --channel-base 8192
     """
-    from gprior.commands.train import Options, run
+    from gprior.checks import InputError
+    from gprior.commands.train import Options, check as check_folder, run
 
     options = Options(
         data=data,
         resolution=resolution,
         channels=channels,
         count=count,
+        intensity=intensity,
+        slices=slices,
+        axis=axis,
+        folders=folders,
         steps=steps,
         batch=batch,
         lr=lr,
@@ -292,4 +333,9 @@ def train(
         mapping_layers=mapping_layers,
         seed=seed,
     )
-    typer.echo(run(options, out, every=every, resume=resume, device=device.value))
+    if check:
+        typer.echo(check_folder(options, out))
+    elif out is None:
+        raise InputError("out must be given: the folder for the results (--out DIR)")
+    else:
+        typer.echo(run(options, out, every=every, resume=resume, device=device.value))

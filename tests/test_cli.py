@@ -50,7 +50,9 @@ def test_help_fits_a_screen_and_has_an_example(command):
     result = call(command, "--help")
     lines = result.output.splitlines()
     assert result.exit_code == 0
-    assert len(lines) <= 30 and max(map(len, lines)) <= 80
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    entries = lines[lines.index("Options:") + 1 :]
+    assert all(line.startswith("  -") for line in entries), "an option takes more than a line"
     assert "Example:" in result.output and f"gprior {command} " in result.output + " "
 
 

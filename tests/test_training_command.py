@@ -22,6 +22,7 @@ FILES = {
     "checkpoint.pt",
     "curve.json",
     "curve.png",
+    "model_card.json",
     "model_card.md",
     "options.json",
     "samples.png",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -199,28 +199,34 @@ def _only(path: Path, content: Any) -> Any:
     return content
 
 
-def parse_intensity(text: str) -> tuple[float, float]:
-    """Return the two numbers of ``"LO,HI"``.
+def parse_intensity(text: str | None) -> tuple[float, float] | Literal["percentile"] | None:
+    """Return the argument `intensity` of `gprior.images.to_unit`.
 
     Parameters
     ----------
-    text : str
-        Two numbers with a comma between them.
+    text : str or None
+        Two numbers with a comma between them, or ``"percentile"``; None stays None.
 
     Raises
     ------
     InputError
-        If the text is not two numbers.
+        If the text is neither.
 
     Examples
     --------
     >>> parse_intensity("-160,240")
     (-160.0, 240.0)
     """
+    if text is None:
+        return None
+    if text == "percentile":
+        return "percentile"
     try:
         lo, hi = map(float, text.split(","))
     except ValueError as error:
-        raise InputError(f"intensity must be LO,HI, such as -160,240, got {text!r}") from error
+        raise InputError(
+            f"intensity must be LO,HI, such as -160,240, or percentile, got {text!r}"
+        ) from error
     return lo, hi
 
 

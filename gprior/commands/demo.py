@@ -154,8 +154,9 @@ def real_images(grid: Sequence[int], mr: Sequence[int] = (10, 14)) -> tuple[list
     """
     names, slices = [], []
     for name, path, index in _real_slices(mr):
-        unit, _ = to_unit(read_image(path, slice=index))
-        slices.append(torch.tensor(fit(unit, grid, "crop")[0], dtype=torch.float32).clamp(0, 1))
+        image = read_image(path, slice=index)
+        x, _ = fit(to_unit(image)[0], grid, "crop", image.spacing)
+        slices.append(torch.tensor(x, dtype=torch.float32).clamp(0, 1))
         names.append(name)
     return names, torch.stack(slices)
 

@@ -34,7 +34,17 @@ from gprior.commands.report import (
 from gprior.commands.staging import staged
 from gprior.distances import scores
 from gprior.files import atomic_write, write_bytes, write_json
-from gprior.images import EXTENSIONS, STAMP, ImageFile, fit, read_image, to_unit, unfit, write_like
+from gprior.images import (
+    EXTENSIONS,
+    STAMP,
+    ImageFile,
+    fit,
+    is_square,
+    read_image,
+    to_unit,
+    unfit,
+    write_like,
+)
 from gprior.priors import Prior
 from gprior.problem import Forward, informative
 from gprior.randomness import normal
@@ -61,7 +71,7 @@ class Options:
         Whether the input is an image, which is measured first.
     noise : float, optional
         Standard deviation of the noise, in the units of y.
-    fit, intensity, slice
+    fit, intensity, slice, axis
         How an image is fitted to the prior's size, mapped to [0, 1], and taken from a volume.
         Only with ``simulate``.
     constants : tuple of str
@@ -80,6 +90,7 @@ class Options:
     fit: str | None = None
     intensity: str | None = None
     slice: int | None = None
+    axis: int | None = None
     constants: tuple[str, ...] = ()
     budget: float | None = None
     label: int | None = None
@@ -110,8 +121,24 @@ class Source:
         """Name of the file for the reconstruction in the format and on the grid of the input."""
         return f"on-input-grid{EXTENSIONS[self.image.format][0]}"
 
+    @property
+    def pixels(self) -> str:
+        """What was done about the shape of the pixels, in words."""
+        if self.image.spacing is None:
+            return "size unknown, taken as square"
+        height, width = self.image.spacing
+        unit = "mm" if self.image.geometry["spacing_unit"] == "mm" else "(unit unknown)"
+        size = f"{height:.4g} x {width:.4g} {unit}"
+        if is_square(self.image.spacing):
+            return size
+        if self.fitted["mode"] == "stretch":
+            return f"{size}, stretched to the prior's grid"
+        return f"{size}, resampled to square ones and back"
+
     def write(self, place: Path, x: NDArray[Any], how: str) -> None:
         """Write an image (C, H, W) in the format and on the grid of the input."""
+        if self.image.spacing is not None and not is_square(self.image.spacing):
+            how = f"{how}; pixels of {self.pixels}"
         write_like(place / self.name, unfit(x, self.fitted), self.image, self.intensity, how)
 
     def record(self) -> dict[str, Any]:
@@ -125,6 +152,7 @@ class Source:
             "intensity": list(self.intensity),
             "outside_intensity": float(np.mean((unit < 0) | (unit > 1))),
             "fit": self.fitted,
+            "pixels": self.pixels,
         }
 
 
@@ -203,7 +231,7 @@ def prepare(source: Path, options: Options) -> Task:
     prior = load_prior(options.prior, str(device))
     if options.simulate:
         return _simulated(source, options, prior, constants)
-    for name in ("fit", "intensity", "slice"):
+    for name in ("fit", "intensity", "slice", "axis"):
         if getattr(options, name) is not None:
             raise InputError(f"--{name} is for images; add --simulate to measure one")
     y = read_measurements(source).to(prior.like)
@@ -222,12 +250,12 @@ def prepare(source: Path, options: Options) -> Task:
 
 def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
     """Fit an image to the prior's grid and measure it."""
-    image = read_image(path, slice=options.slice)
-    given = None if options.intensity is None else parse_intensity(options.intensity)
-    unit, intensity = to_unit(image, given)
+    image = read_image(path, slice=options.slice, axis=options.axis)
+    unit, intensity = to_unit(image, parse_intensity(options.intensity))
     if len(unit) != prior.image_shape[0]:
         prior = prior.adapt((len(unit), *prior.image_shape[1:]))
-    grid, fitted = fit(unit, prior.image_shape[1:], options.fit or "pad")  # type: ignore[arg-type]
+    mode: Any = options.fit or "pad"
+    grid, fitted = fit(unit, prior.image_shape[1:], mode, image.spacing)
     truth = torch.as_tensor(grid).clamp(0, 1).to(prior.like)[None]
     A, forward = _operator(options, prior)
     y = forward(truth, _rows(1))[0]
@@ -285,6 +313,7 @@ def _write(place: Path, task: Task, options: Options, result: Result, how: str) 
     rows = [[name.replace("_", " "), _words(value)] for name, value in facts.items()]
     if task.source is not None:
         rows.append(["intensity", "{:g} … {:g}".format(*task.source.intensity)])
+        rows.append(["pixels (height x width)", task.source.pixels])
     write_report(
         place / "report.html",
         "Reconstruction",

@@ -1,123 +1,27 @@
-"""``gprior train``: train a prior in a folder, with checkpoints and a model card."""
+"""``gprior train``: train a prior in a folder, with checkpoints; look at a folder of images."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from gprior.checkpoints import save_prior
-from gprior.checks import InputError, integer, number
+from gprior.checks import InputError, integer
 from gprior.commands.devices import pick_device
+from gprior.commands.model_card import write_card
+from gprior.commands.train_options import Options
 from gprior.files import restate, write_json, write_text
-from gprior.training import (
-    ImageSet,
-    Settings,
-    Trainer,
-    draw_curve,
-    draw_samples,
-    folder_set,
-    phantom_set,
-)
+from gprior.training import Survey, Trainer, draw_curve, draw_samples
 
-__all__ = ["Options", "run"]
-
-HELD_OUT = 2048  # number of phantoms that the Fréchet distance compares with
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options that determine the trained weights. The defaults are those of ``phantom-64``.
-
-    Attributes
-    ----------
-    data : str
-        ``"phantoms"``, or a folder of images.
-    resolution, channels : int
-        Image side in pixels; number of channels, 1 or 3. Phantoms have 1.
-    count : int
-        Number of phantoms to draw. A folder of images ignores it.
-    steps, batch, lr, gamma, seed
-        See `Settings`.
-    z_dim, w_dim, channel_base, channel_max, mapping_layers
-        See `StyleGAN2`.
-    """
-
-    data: str = "phantoms"
-    resolution: int = 64
-    channels: int = 1
-    count: int = 30000
-    steps: int = 12500
-    batch: int = 16
-    lr: float = 0.002
-    gamma: float = 0.5
-    z_dim: int = 64
-    w_dim: int = 128
-    channel_base: int = 2048
-    channel_max: int = 128
-    mapping_layers: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("count", "steps", "batch"):
-            integer(name, getattr(self, name), least=1)
-        number("lr", self.lr, above=0)
-        number("gamma", self.gamma, least=0)
-        if self.data == "phantoms" and self.channels != 1:
-            raise InputError(
-                f"channels must be 1, because phantoms have 1 channel, got {self.channels}"
-            )
-
-    @property
-    def name(self) -> str:
-        """The name of the prior, such as phantom-64."""
-        kind = "phantom" if self.data == "phantoms" else Path(self.data).resolve().name
-        return f"{kind}-{self.resolution}"
-
-    def command(self, out: Path) -> str:
-        """Return the command line with these options, without those that have their default."""
-        words = ["gprior", "train", *([] if self.data == "phantoms" else [self.data])]
-        words += ["--out", str(out)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "data" and value != field.default:
-                words += [f"--{field.name.replace('_', '-')}", str(value)]
-        return shlex.join(words)
-
-    def images(self) -> ImageSet:
-        """Draw or read the training images, with a progress bar."""
-        phantoms = self.data == "phantoms"
-        with tqdm(total=self.count if phantoms else None, desc="images", unit="image") as bar:
-            if phantoms:
-                held_out = min(HELD_OUT, self.count)
-                return phantom_set(self.resolution, self.count, held_out, bar.update)
-            return folder_set(Path(self.data), self.resolution, self.channels, bar.update)
-
-    def trainer(self, data: ImageSet, device: torch.device) -> Trainer:
-        """Return a trainer for these images, before its first step."""
-        config = {
-            "img_resolution": self.resolution,
-            "img_channels": self.channels,
-            "c_dim": len(data.classes),
-            "z_dim": self.z_dim,
-            "w_dim": self.w_dim,
-            "channel_base": self.channel_base,
-            "channel_max": self.channel_max,
-            "num_mapping_layers": self.mapping_layers,
-        }
-        settings = Settings(
-            steps=self.steps, batch=self.batch, lr=self.lr, r1_gamma=self.gamma, seed=self.seed
-        )
-        return Trainer(data, config, settings, device)
+__all__ = ["Options", "check", "run"]
 
 
 def run(
@@ -126,7 +30,9 @@ def run(
     """Train a prior in a folder.
 
     Every `every` steps, it writes ``checkpoint.pt``, ``samples.png`` (with rows of real images),
-    ``curve.json`` and ``curve.png``. At the end it writes the prior and ``model_card.md``.
+    ``curve.json`` and ``curve.png``. At the end it writes the prior and its model card,
+    ``model_card.md`` and ``model_card.json``. If files of a folder cannot be read,
+    ``skipped.txt`` has their names and the reasons.
 
     Parameters
     ----------
@@ -160,7 +66,11 @@ def run(
     integer("every", every, least=1)
     place = pick_device(device)
     _open(options, out, resume)
-    trainer = options.trainer(options.images(), place)
+    survey = None
+    if options.data != "phantoms":
+        survey = options.survey()
+        _write_skipped(survey, out)
+    trainer = options.trainer(options.images(survey), place)
     if resume:
         trainer.restore(out / "checkpoint.pt")
     real = trainer.frechet_real()
@@ -194,13 +104,17 @@ def run(
     return _finish(trainer, options, out, real)
 
 
-def _open(options: Options, out: Path, resume: bool) -> None:
-    """Make the folder and save the options. Refuse to mix two runs."""
+def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"cannot write to {out}: {error.strerror}; choose another place"
         raise restate(error, message) from error
+
+
+def _open(options: Options, out: Path, resume: bool) -> None:
+    """Make the folder and save the options. Refuse to mix two runs."""
+    _make(out)
     started = (out / "checkpoint.pt").exists()
     if started and not resume:
         raise InputError(f"{out} has a training run; add --resume, or choose another --out")
@@ -212,9 +126,11 @@ def _open(options: Options, out: Path, resume: bool) -> None:
             before = json.loads(path.read_text())
         except ValueError as error:
             raise InputError(f"{path} is damaged; choose another --out") from error
-        changed = [name for name, value in asdict(options).items() if before.get(name) != value]
+        # Options that were added since then had their default values.
+        before = {field.name: field.default for field in fields(options)} | before
+        changed = [name for name, value in asdict(options).items() if before[name] != value]
         if changed:
-            was = ", ".join(f"{name}={before.get(name)}" for name in changed)
+            was = ", ".join(f"{name}={before[name]}" for name in changed)
             raise InputError(f"{out} was started with {was}; resume with the same options")
     write_json(path, asdict(options), "the options")
 
@@ -247,43 +163,54 @@ def _report(trainer: Trainer, out: Path, real: float) -> None:
     draw_samples(out / "samples.png", samples, trainer.data.images[:16] / 255)
 
 
+def check(options: Options, out: Path | None = None) -> str:
+    """Look at every file of a training folder, without training.
+
+    Parameters
+    ----------
+    options : Options
+        What a training would be given.
+    out : Path, optional
+        Folder for ``skipped.txt``, which has the name and reason of each file that cannot be read.
+
+    Returns
+    -------
+    str
+        What was found: counts, formats, sizes, ranges, classes, split, and what was passed over.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be trained on.
+    OSError
+        If `out` cannot be written to.
+    """
+    if options.data == "phantoms":
+        raise InputError("data must be a folder of images for --check, got 'phantoms'")
+    survey = options.survey()
+    if out is not None and survey.skipped:
+        _make(out)
+        _write_skipped(survey, out)
+    return survey.report()
+
+
+def _write_skipped(survey: Survey, out: Path) -> None:
+    """Write the names of the files that cannot be read, or remove the list of an earlier run."""
+    path = out / "skipped.txt"
+    if survey.skipped:
+        lines = "".join(f"{name}\t{reason}\n" for name, reason in survey.skipped)
+        write_text(path, lines, "the list of files that cannot be read")
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _finish(trainer: Trainer, options: Options, out: Path, real: float) -> str:
     """Save the prior and its model card."""
     prior = trainer.finish()
     path = out / f"{options.name}.safetensors"
     save_prior(prior, path)
-    record = prior.record
-    card = f"""# {options.name}
-
-A {"class-conditional " if record["classes"] else ""}StyleGAN2 generator of
-{options.resolution}x{options.resolution} images, {options.channels} channel(s), with its
-discriminator. The images that it generates are synthetic and not for diagnosis.
-
-| | |
-|---|---|
-| Data | {record["data"]} |
-| Classes | {", ".join(record["classes"]) or "none"} |
-| Command | `{options.command(out)}` |
-| Training | {trainer.step} steps of {options.batch} images, {trainer.seconds:.0f} s |
-| Fréchet distance, samples to held-out images | {record["frechet"]} |
-| Fréchet distance, real to held-out images | {record["frechet_real"]} |
-| Licence | {_licence(options)} |
-
-The Fréchet distance is computed on random features, which are independent of the discriminator.
-Compare it with the value of real images.
-
-![Distance at each checkpoint](curve.png)
-
-![Samples, and real images below](samples.png)
-"""
-    write_text(out / "model_card.md", card, "the model card")
+    write_card(out, options, trainer, prior.record)
     return (
         f"trained {trainer.step} steps in {trainer.seconds:.0f} s; Fréchet distance "
-        f"{record['frechet']}, of real images {real:.2f}\nwritten to {path}"
+        f"{prior.record['frechet']}, of real images {real:.2f}\nwritten to {path}"
     )
-
-
-def _licence(options: Options) -> str:
-    if options.data == "phantoms":
-        return "BSD-3-Clause; the data are procedural"
-    return "as the licence of the training images allows"

@@ -9,21 +9,33 @@ The way of an image through this package, from a file to a prior and back:
     write_like("out.dcm", unfit(x, record), image, intensity, "lbrgm")
 
 ``io`` has the functions that users call; ``raster``, ``dicom`` and ``nifti`` have the formats, and
-``resize`` has `fit` and `unfit`.
+``resize`` has `fit` and `unfit`, and ``stacks`` reads many slices of a file.
 """
 
 from __future__ import annotations
 
 from gprior.images.dicom import STAMP
-from gprior.images.io import default_intensity, from_unit, read_image, save_png, to_unit, write_like
+from gprior.images.io import (
+    default_intensity,
+    from_unit,
+    percentile_intensity,
+    read_image,
+    recognise as recognise,
+    save_png,
+    to_unit,
+    values_inside as values_inside,
+    write_like,
+)
 from gprior.images.raster import (
     EXTENSIONS,
+    EmptyImageError as EmptyImageError,
     ImageFile,
     ImageFileError,
     encode_pixels as encode_pixels,
     to_stored as to_stored,
 )
-from gprior.images.resize import fit, unfit
+from gprior.images.resize import fit, is_square as is_square, unfit
+from gprior.images.stacks import open_slices as open_slices, origin_of as origin_of
 
 __all__ = [
     "EXTENSIONS",
@@ -33,6 +45,7 @@ __all__ = [
     "default_intensity",
     "fit",
     "from_unit",
+    "percentile_intensity",
     "read_image",
     "save_png",
     "to_unit",

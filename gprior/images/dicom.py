@@ -22,6 +22,7 @@ from gprior.images.raster import (
     ImageFileError,
     check_size,
     pick,
+    pixel_size,
     reading,
     to_stored,
 )
@@ -122,9 +123,10 @@ def _dicom_geometry(data: Any, frame: int, frames: int) -> dict[str, Any]:
 
     def numbers(item: Any, keyword: str, count: int) -> list[float] | None:
         value = item.get(keyword)
-        if value is None or value == "":
+        values = list(value or ()) if count > 1 else [value]
+        if any(entry is None or entry == "" for entry in values):
             return None
-        entries = [float(entry) for entry in (value if count > 1 else [value])]
+        entries = [float(entry) for entry in values]
         return entries if len(entries) == count and all(map(math.isfinite, entries)) else None
 
     measures = _macro(data, frame, "PixelMeasuresSequence")
@@ -132,6 +134,9 @@ def _dicom_geometry(data: Any, frame: int, frames: int) -> dict[str, Any]:
     # The frames of older multi-frame objects share one header, which has the place of the first.
     placed = plane is not data or frames == 1
     spacing = numbers(measures, "PixelSpacing", 2) or numbers(data, "ImagerPixelSpacing", 2)
+    spacing = spacing or numbers(data, "NominalScannedPixelSpacing", 2)
+    ratio = numbers(data, "PixelAspectRatio", 2)  # height to width, where no size is known
+    size = pixel_size(spacing) or pixel_size(ratio, "unknown")
     thickness = numbers(measures, "SliceThickness", 1)
     between = numbers(measures, "SpacingBetweenSlices", 1)
     orientation = _macro(data, frame, "PlaneOrientationSequence")
@@ -142,6 +147,7 @@ def _dicom_geometry(data: Any, frame: int, frames: int) -> dict[str, Any]:
         "frame": frame,
         "frames": frames,
         "spacing_mm": spacing,
+        **size,
         "slice_thickness_mm": thickness[0] if thickness else None,
         "spacing_between_slices_mm": between[0] if between else None,
         "orientation": numbers(orientation, "ImageOrientationPatient", 6),

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,27 @@ from gprior.checks import InputError, number
 from gprior.files import restate, write_bytes
 from gprior.images import dicom, nifti, raster
 from gprior.images.dicom import STAMP
-from gprior.images.raster import CONVERT, EXTENSIONS, ImageFile, ImageFileError, guarded
+from gprior.images.raster import (
+    CONVERT,
+    EXTENSIONS,
+    EmptyImageError,
+    ImageFile,
+    ImageFileError,
+    guarded,
+)
 
-__all__ = ["default_intensity", "from_unit", "read_image", "save_png", "to_unit", "write_like"]
+__all__ = [
+    "default_intensity",
+    "from_unit",
+    "percentile_intensity",
+    "read_image",
+    "recognise",
+    "save_png",
+    "to_unit",
+    "values_inside",
+    "without_nan",
+    "write_like",
+]
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "png",
@@ -53,24 +72,27 @@ def read_image(
         Page of a TIFF, frame of a DICOM, or slice of a NIfTI volume, counted from 0. The default
         is the middle one. Of a 4-D NIfTI file the first volume is read.
     axis : int, optional
-        The voxel axis along which `slice` counts, 0, 1 or 2 (default); for NIfTI only.
+        The voxel axis along which `slice` counts, 0, 1 or 2; for NIfTI only. The default is the
+        only axis of length 1, where the file has one such axis, or else 2.
 
     Returns
     -------
     ImageFile
-        ``pixels`` is float64 of shape (C, H, W), with C 1 or 3, and finite. A NIfTI slice is turned
-        upright in the way that ``geometry["display"]`` records; `write_like` turns it back.
+        ``pixels`` is float64 of shape (C, H, W), with C 1 or 3, and finite: NaN is background, see
+        `ImageFile`. A NIfTI slice is turned upright in the way that ``geometry["display"]``
+        records; `write_like` turns it back.
 
     Raises
     ------
     ImageFileError
-        If the file is not an image, is damaged, too large or not supported, or holds values that
-        are not finite; or if `slice` or `axis` does not exist.
+        If the file is not an image, is damaged, too large, not supported, or one pixel wide or
+        high; if it holds values that are infinite, or nothing but NaN; or if `slice` or `axis`
+        does not exist.
     OSError
         If the file cannot be opened.
     """
     path = Path(path)
-    kind = _recognise(path)
+    kind = recognise(path)
     if axis is not None and kind != "nifti":
         raise ImageFileError(f"axis={axis!r} is for NIfTI volumes, {path} is {kind}; omit axis")
     if kind == "nifti":
@@ -81,17 +103,38 @@ def read_image(
         image = raster.read_npy(path, slice)
     else:
         image = raster.read_raster(path, kind, slice)
-    bad = int(np.count_nonzero(~np.isfinite(image.pixels)))
+    return without_nan(image)
+
+
+def without_nan(image: ImageFile) -> ImageFile:
+    """Make background of the values that are NaN. Resampling would spread NaN over the image."""
+    nan = np.isnan(image.pixels)
+    bad = int(np.count_nonzero(np.isinf(image.pixels)))
     if bad:
         raise ImageFileError(
-            f"{path} has {bad} pixels that are NaN or infinite; replace them "
-            "(numpy.nan_to_num) and save the image again"
+            f"{image.path} has {bad} pixels that are infinite; replace them by numbers, or by NaN "
+            "where they are background, and save the image again"
         )
-    return image
+    if nan.all():
+        raise EmptyImageError(
+            f"{image.path} has no pixel that is a number: all are NaN; choose another slice"
+        )
+    if not nan.any():
+        return image
+    lowest = float(image.pixels[~nan].min())
+    return replace(image, pixels=np.where(nan, lowest, image.pixels), background=nan)
 
 
-def _recognise(path: Path) -> str:
-    """Return the format by the first bytes; a DICOM file without a preamble needs its name."""
+def recognise(path: Path) -> str:
+    """Return the format by the first bytes; a DICOM file without a preamble needs its name.
+
+    Raises
+    ------
+    ImageFileError
+        If it is none of the formats that gprior reads.
+    OSError
+        If the file cannot be opened.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(540)
@@ -115,8 +158,32 @@ def _recognise(path: Path) -> str:
         return "dicom"
     raise ImageFileError(
         f"{path} is {'not an image that gprior reads' if head else 'empty'}: its first bytes "
-        f"show that it is none of PNG, TIFF, JPEG, NPY, DICOM, NIfTI (single file); {CONVERT}"
+        f"show that it is none of PNG, TIFF, JPEG, NPY, DICOM, NIfTI (single file); "
+        f"{_to_nifti(path, head) or CONVERT}"
     )
+
+
+# File names of volumes in other formats, and what reads them.
+_VOLUMES = {
+    "nibabel": (".hdr", ".img", ".mgh", ".mgz", ".mnc", ".par", ".rec"),
+    "SimpleITK": (".nrrd", ".nhdr", ".mha", ".mhd"),
+}
+
+
+def _to_nifti(path: Path, head: bytes) -> str | None:
+    """Return how to convert a volume of another format to one NIfTI file, with its geometry."""
+    name = path.name.lower().removesuffix(".gz")
+    pair = head[344:348] == b"ni1\0" or head[4:7] == b"ni2"
+    if pair or name.endswith(_VOLUMES["nibabel"]):
+        line = f"import nibabel; nibabel.save(nibabel.load({path.name!r}), 'volume.nii.gz')"
+    elif name.endswith(_VOLUMES["SimpleITK"]):
+        line = (
+            "import SimpleITK; SimpleITK.WriteImage("
+            f"SimpleITK.ReadImage({path.name!r}), 'volume.nii.gz')"
+        )
+    else:
+        return None
+    return f"convert it to one NIfTI file, which keeps its geometry: {line}"
 
 
 # --- Intensities -----------------------------------------------------------------------------
@@ -130,7 +197,7 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
     - For NPY and TIFF of floats within [0, 1]: (0, 1).
     - For all others: the 0.2 and 99.8 percentiles of the slice, so that a few very bright pixels
       have no influence. Padding is left out, and so are values of a CT below -1024 HU, which
-      lie outside the scan.
+      lie outside the scan. So is background that is NaN in the file.
 
     LO and HI are exchanged where large values are dark (MONOCHROME1).
 
@@ -151,12 +218,36 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
     """
     if image.value_range is not None:
         return image.value_range
-    floor = -1024 if image.geometry.get("modality") == "CT" else -math.inf
-    values = image.pixels[(image.pixels != image.padding) & (image.pixels >= floor)]
-    values = values if values.size else image.pixels.ravel()
+    values = values_inside(image)
     plain_float = image.stored_dtype.startswith("float") and image.format in ("npy", "tiff")
     if plain_float and values.min() >= 0 and values.max() <= 1:
         return 0.0, 1.0
+    return percentile_intensity(image)
+
+
+def percentile_intensity(image: ImageFile) -> tuple[float, float]:
+    """Return the 0.2 and 99.8 percentiles of an image, in physical units.
+
+    Background, padding and values of a CT below -1024 HU are left out. Where the percentiles are
+    equal, the smallest and the largest value are returned. LO and HI are exchanged where large
+    values are dark (MONOCHROME1).
+
+    Parameters
+    ----------
+    image : ImageFile
+        What `read_image` returned.
+
+    Returns
+    -------
+    tuple of float
+        (LO, HI), different from each other.
+
+    Raises
+    ------
+    InputError
+        If the image is constant, so that no range can be taken from it.
+    """
+    values = values_inside(image)
     lo, hi = (float(value) for value in np.percentile(values, (0.2, 99.8)))
     if lo == hi:
         lo, hi = float(values.min()), float(values.max())
@@ -168,8 +259,17 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
     return (hi, lo) if image.inverted else (lo, hi)
 
 
+def values_inside(image: ImageFile) -> NDArray[np.float64]:
+    """Return the values of the pixels that belong to the scan."""
+    floor = -1024 if image.geometry.get("modality") == "CT" else -math.inf
+    inside = (image.pixels != image.padding) & (image.pixels >= floor)
+    if image.background is not None:
+        inside &= ~image.background
+    return image.pixels[inside] if inside.any() else image.pixels.ravel()
+
+
 def to_unit(
-    image: ImageFile, intensity: Sequence[float] | None = None
+    image: ImageFile, intensity: Sequence[float] | Literal["percentile"] | None = None
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Map physical values linearly so that LO becomes 0 and HI becomes 1, without clipping.
 
@@ -177,14 +277,16 @@ def to_unit(
     ----------
     image : ImageFile
         What `read_image` returned.
-    intensity : (float, float), optional
-        LO and HI in physical units; if LO is above HI, the image is inverted. The default is that
-        of `default_intensity`.
+    intensity : (float, float) or "percentile", optional
+        LO and HI in physical units; if LO is above HI, the image is inverted. ``"percentile"`` is
+        that of `percentile_intensity`, whatever the type of the file. The default is that of
+        `default_intensity`.
 
     Returns
     -------
     array : ndarray, float64
-        Shape (C, H, W). Values of the image outside [LO, HI] are outside [0, 1].
+        Shape (C, H, W). Values of the image outside [LO, HI] are outside [0, 1]. Background that
+        is NaN in the file is 0.
     intensity : tuple of float
         (LO, HI), for `from_unit`.
 
@@ -193,8 +295,15 @@ def to_unit(
     InputError
         If LO and HI are not two different finite numbers, or the image is constant.
     """
-    lo, hi = _check_intensity(default_intensity(image) if intensity is None else intensity)
-    return (image.pixels - lo) / (hi - lo), (lo, hi)
+    if intensity is None:
+        intensity = default_intensity(image)
+    elif isinstance(intensity, str) and intensity == "percentile":
+        intensity = percentile_intensity(image)
+    lo, hi = _check_intensity(intensity)
+    unit = (image.pixels - lo) / (hi - lo)
+    if image.background is not None:
+        unit[image.background] = 0
+    return unit, (lo, hi)
 
 
 def from_unit(array: ArrayLike, intensity: Sequence[float]) -> NDArray[np.float64]:
@@ -253,6 +362,7 @@ def write_like(
     - Integer formats keep their stored type: values are rounded, and clamped to its range. JPEG
       is lossy.
     - NPY is written as float.
+    - Where a file of floats is NaN, the reconstruction is NaN, too.
     - NIfTI is written as a float32 volume of one slice, at the slice's place in the world.
     - DICOM is written as a derived image. It keeps the study, frame of reference, position,
       spacing and patient of the source, and belongs to a new series and instance.
@@ -304,7 +414,10 @@ def write_like(
         "unusual",
         "write the reconstruction as .npy or .png instead",
     ):
-        data = encode(image, from_unit(array, intensity), f"{STAMP}: {description}")
+        pixels = from_unit(array, intensity)
+        if image.background is not None:
+            pixels = np.where(image.background, np.nan, pixels)
+        data = encode(image, pixels, f"{STAMP}: {description}")
     if name.endswith(".gz"):
         data = gzip.compress(data, mtime=0)
     write_bytes(path, data, "the reconstruction")

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import builtins
 import gzip
+import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -21,37 +24,42 @@ from gprior.images.raster import (
     ImageFileError,
     check_size,
     pick,
+    pixel_size,
     reading,
 )
 
-__all__ = ["encode_nifti", "read_nifti"]
+__all__ = ["encode_nifti", "read_nifti", "unpacked"]
 
 
-def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
+def read_nifti(
+    path: Path, slice: int | None, axis: int | None, stream: BinaryIO | None = None
+) -> ImageFile:
     """Read one slice of the first volume of a NIfTI file, in the usual radiological orientation.
+
+    Without `axis`, slices are counted along the only axis of length 1, where there is one, or else
+    along the last axis. `stream` has the uncompressed bytes of the file, if they are read already.
 
     The slice is transposed and flipped so that rows run from anterior to posterior or from
     superior to inferior, and columns from the patient's right to left or from anterior to
     posterior. This is the convention of DICOM. ``geometry["display"]`` records what was done.
     """
-    import nibabel
-
     try:
-        axis = 2 if axis is None else integer("axis", axis, 0, 2)
+        axis = None if axis is None else integer("axis", axis, 0, 2)
     except InputError as error:
         raise ImageFileError(f"{error}; {path} has no axis {axis!r}") from None
-    with reading(path, "NIfTI"), _nifti_stream(path) as stream:
-        version = nibabel.Nifti2Image if stream.read(8)[4:7] == b"n+2" else nibabel.Nifti1Image
-        stream.seek(0)
-        file = version.from_stream(stream)
+    opened = _nifti_stream(path) if stream is None else nullcontext(stream)
+    with reading(path, "NIfTI"), opened as file_bytes:
+        file, version = _open(file_bytes)
         header, affine = file.header, file.affine
         dtype, ndim = header.get_data_dtype(), len(file.shape)
         if dtype.kind not in "iuf":
             raise ImageFileError(
-                f"{path} holds complex or colour values ({dtype.name}), but an image has one real "
-                "number per voxel; save its magnitude"
+                f"{path} holds {'colour' if dtype.names else 'complex'} values ({dtype.name}), but "
+                f"an image has one real number per voxel; {_to_real(path, dtype)}"
             )
         shape = (*file.shape, 1, 1)[:3]
+        if axis is None:
+            axis = shape.index(1) if shape.count(1) == 1 else 2
         index = pick(path, slice, shape[axis])
         check_size(path, *(n for a, n in enumerate(shape) if a != axis))
         if math.prod(shape) > 16 * MAX_PIXELS or not np.abs(affine).max() < 1e9:
@@ -74,11 +82,56 @@ def read_nifti(path: Path, slice: int | None, axis: int | None) -> ImageFile:
     )
 
 
+def _to_real(path: Path, dtype: Any) -> str:
+    """Return the line of Python that makes a NIfTI file of real numbers and keeps the geometry."""
+    real, what = "numpy.abs(data)", "its magnitude"
+    if dtype.names:
+        real, what = "sum(data[c] / 3.0 for c in 'RGB')", "the mean of its colours"
+    name = path.name
+    return (
+        f"save {what} with the same geometry: image = nibabel.load({name!r}); "
+        f"data = numpy.asarray(image.dataobj); nibabel.save(nibabel.Nifti1Image("
+        f"({real}).astype('f4'), image.affine), 'real.nii.gz')"
+    )
+
+
+def _open(stream: BinaryIO) -> tuple[Any, Any]:
+    """Return the image in a stream, whose values are not read yet, and its class."""
+    import nibabel
+
+    stream.seek(0)
+    version = nibabel.Nifti2Image if stream.read(8)[4:7] == b"n+2" else nibabel.Nifti1Image
+    stream.seek(0)
+    return version.from_stream(stream), version
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[BinaryIO]:
+    """Open the uncompressed bytes of the first volume of a file, with fast access to every slice.
+
+    A compressed file is read into memory, if its first volume has at most 2 GiB.
+    """
+    with _nifti_stream(path) as stream:
+        data: BinaryIO = stream
+        if _is_compressed(path):
+            with reading(path, "NIfTI"):
+                file, _ = _open(stream)
+                size = math.prod(file.shape[:3]) * file.header.get_data_dtype().itemsize
+                size += int(file.dataobj.offset)
+                stream.seek(0)
+                if 0 <= size <= 2**31:
+                    data = io.BytesIO(stream.read(size))
+        yield data
+
+
 def _nifti_stream(path: Path) -> BinaryIO:
     """Open the uncompressed bytes of a file. Its name has no influence."""
+    return cast("BinaryIO", gzip.open(path) if _is_compressed(path) else path.open("rb"))
+
+
+def _is_compressed(path: Path) -> bool:
     with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return cast("BinaryIO", gzip.open(path, "rb") if compressed else path.open("rb"))
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _nifti_geometry(
@@ -89,6 +142,8 @@ def _nifti_geometry(
 
     rows, columns = (a for a in range(3) if a != axis)
     zooms = [float(value) for value in np.linalg.norm(affine[:3, :3], axis=0)]
+    units = header.get_xyzt_units()[0]
+    scale = {"meter": 1000.0, "micron": 0.001}.get(units, 1.0)  # unknown units are millimetres
     orientation = io_orientation(affine)
     transpose = False
     flips = [False, False]
@@ -106,9 +161,9 @@ def _nifti_geometry(
         "affine": affine.tolist(),
         "axis_codes": ["?" if code is None else code for code in aff2axcodes(affine)],
         "zooms": zooms,
-        "units": header.get_xyzt_units()[0],
+        "units": units,
         "display": {"transpose": transpose, "flip_rows": flips[0], "flip_columns": flips[1]},
-        "spacing": [zooms[rows], zooms[columns]],
+        **pixel_size((zooms[rows] * scale, zooms[columns] * scale)),
     }
 
 

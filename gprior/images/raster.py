@@ -12,7 +12,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,10 @@ class ImageFileError(InputError):
     """
 
 
+class EmptyImageError(ImageFileError):
+    """An image in which every pixel is background."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageFile:
     """An image in physical units, with all that is needed to write a derived file.
@@ -75,10 +79,16 @@ class ImageFile:
         integers.
     geometry : dict
         Spacing, orientation, position and slice, as far as the format has them; ready for JSON.
+        ``geometry["spacing"]`` is `spacing`, and ``geometry["spacing_unit"]`` is ``"mm"``, or
+        ``"unknown"`` where only the ratio of the two numbers has a meaning.
     inverted : bool
         Whether large values are dark (DICOM MONOCHROME1).
     padding : float or None
         The value that marks pixels outside the scan, in physical units (DICOM).
+    background : ndarray of bool or None
+        Shape (C, H, W): the values that are NaN in the file and mean "nothing is here". `pixels`
+        has the smallest number of the image there, `gprior.images.to_unit` gives 0 there, and
+        `gprior.images.write_like` writes NaN there.
     """
 
     pixels: NDArray[np.float64]
@@ -89,7 +99,22 @@ class ImageFile:
     geometry: dict[str, Any] = field(default_factory=dict)
     inverted: bool = False
     padding: float | None = None
+    background: NDArray[np.bool_] | None = None
     _source: Any = None  # what the format's encoder needs
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Height and width of a pixel; None where the file does not state them."""
+        spacing = self.geometry.get("spacing")
+        return None if spacing is None else (spacing[0], spacing[1])
+
+    @property
+    def slices(self) -> int:
+        """Number of slices, frames or pages of the file."""
+        geometry = self.geometry
+        if self.format == "nifti":
+            return int(geometry["shape"][geometry["axis"]])
+        return int(geometry.get("frames") or geometry.get("pages") or 1)
 
     def __repr__(self) -> str:
         shape = "x".join(str(n) for n in self.pixels.shape)
@@ -126,12 +151,27 @@ def reading(path: Path, kind: str, remedy: str = CONVERT) -> AbstractContextMana
 
 
 def check_size(path: Path, height: int, width: int) -> None:
-    """Refuse an image that has no pixels or more than `MAX_PIXELS`."""
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+    """Refuse an image that is one pixel wide or high, or has more than `MAX_PIXELS`."""
+    if height * width > MAX_PIXELS:
         raise ImageFileError(
-            f"{path} has {height} x {width} pixels, the limit is 1 to {MAX_PIXELS}; "
+            f"{path} has {height} x {width} pixels, the limit is {MAX_PIXELS}; "
             "crop or resize it first"
         )
+    if height < 2 or width < 2:
+        raise ImageFileError(
+            f"{path} has {height} x {width} pixels, but an image is at least 2 pixels high and "
+            "wide; of a volume, choose another axis (0, 1 or 2)"
+        )
+
+
+def pixel_size(size: Sequence[float] | None, unit: str = "mm") -> dict[str, Any]:
+    """Return the entries of `ImageFile.geometry` for height and width of a pixel.
+
+    There are none if the size is not known or not valid. The unit is "mm" or "unknown".
+    """
+    if size is None or not all(math.isfinite(value) and value > 0 for value in size):
+        return {}
+    return {"spacing": [float(value) for value in size], "spacing_unit": unit}
 
 
 def pick(path: Path, slice: int | None, count: int) -> int:
@@ -158,29 +198,43 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
     """
     from PIL import Image, ImageOps
 
-    with reading(path, kind.upper()), Image.open(path, formats=(kind.upper(),)) as picture:
+    # Pillow does not recognise a big-endian BigTIFF. Given a path, it maps the file, and then
+    # mixes up the rows of a TIFF that is to be turned.
+    remedy = f"convert it with `tiffcp -L {path.name} new.tif`" if _is_big(path) else CONVERT
+    with (
+        path.open("rb") as file,
+        reading(path, kind.upper(), remedy),
+        Image.open(file, formats=(kind.upper(),)) as picture,
+    ):
         pages = getattr(picture, "n_frames", 1) if kind == "tiff" else 1
         page = pick(path, slice, pages)
         picture.seek(page)
         check_size(path, picture.height, picture.width)
         dtype = _raster_dtype(path, kind, picture)
-        tags = picture.tag_v2 if kind == "tiff" else {282: 1}  # type: ignore[attr-defined,unused-ignore]
+        tags = dict(picture.tag_v2) if kind == "tiff" else {}  # type: ignore[attr-defined,unused-ignore]
         white_is_zero = tags.get(262) == 0
-        # Pillow invents a resolution where a TIFF has none. A colour profile describes the stored
-        # channels, so it is kept only where they are not converted.
+        # A colour profile describes the stored channels, so it is kept only where they are not
+        # converted.
         profiled = ["icc_profile"] if picture.mode in ("L", "RGB") else []
-        keep = [*profiled, *(["dpi"] if 282 in tags else [])]
-        options = {key: picture.info[key] for key in keep if picture.info.get(key)}
+        options = {key: picture.info[key] for key in profiled if picture.info.get(key)}
+        turned = picture.getexif().get(274, 1) > 4  # before Pillow turns a TIFF upright itself
+        dpi = () if kind == "tiff" else picture.info.get("dpi", ())
         upright = ImageOps.exif_transpose(picture)
         plain = upright if dtype != "uint8" else _plain_mode(upright)
         pixels = np.asarray(plain).astype(np.float64)
-        dpi = tuple(float(value) for value in options.pop("dpi", ()))
     if dtype == "uint16" and white_is_zero:
         pixels = 65535 - pixels  # Pillow does this for 8 bits, but not for 16.
     top = {"uint8": 255.0, "uint16": 65535.0}.get(dtype)
     geometry: dict[str, Any] = {"pages": pages, "page": page} if pages > 1 else {}
+    dpi = [float(value) for value in (reversed(dpi) if turned else dpi)]
     if len(dpi) == 2 and all(math.isfinite(value) for value in dpi):
-        options["dpi"], geometry["dpi"] = dpi, list(dpi)
+        options["dpi"], geometry["dpi"] = tuple(dpi), dpi
+        geometry |= _size_of_dots(dpi[1], dpi[0], 25.4)
+    if kind == "tiff":
+        options["tiffinfo"] = kept = _calibration(tags, turned, pages)
+        if {282, 283} <= set(kept):
+            scale = {2: 25.4, 3: 10.0}.get(kept.get(296, 2))
+            geometry |= _size_of_dots(float(kept[283]), float(kept[282]), scale)
     return ImageFile(
         pixels=pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0).copy(),
         format=kind,
@@ -190,6 +244,47 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         geometry=geometry,
         _source=options,
     )
+
+
+def _is_big(path: Path) -> bool:
+    """Return whether a file is a big-endian BigTIFF."""
+    with path.open("rb") as file:
+        return file.read(4) == b"MM\0+"
+
+
+def _size_of_dots(rows: float, columns: float, scale: float | None) -> dict[str, Any]:
+    """Return the size of a pixel from resolutions per length of `scale` millimetres."""
+    if min(rows, columns) <= 0:
+        return {}
+    unit = "unknown" if scale is None else "mm"
+    return pixel_size(((scale or 1.0) / rows, (scale or 1.0) / columns), unit)
+
+
+# The tags of a TIFF that say where and how large its pixels are: ImageDescription, in which
+# microscopes and ImageJ write units, XResolution, YResolution, XPosition, YPosition,
+# ResolutionUnit. X and Y change places when the image is turned.
+_CALIBRATION = {270: 270, 282: 283, 283: 282, 286: 287, 287: 286, 296: 296}
+_COUNTS = ("images=", "slices=", "frames=", "channels=", "hyperstack=", "loop=")
+
+
+def _calibration(tags: dict[int, Any], turned: bool, pages: int) -> dict[int, Any]:
+    """Return the tags that a derived TIFF of one page keeps."""
+    kept = {
+        other if turned else tag: tags[tag] for tag, other in _CALIBRATION.items() if tag in tags
+    }
+    if not all(math.isfinite(kept.get(tag, 1)) and kept.get(tag, 1) > 0 for tag in (282, 283)):
+        kept = {tag: value for tag, value in kept.items() if tag not in (282, 283)}
+    text = kept.pop(270, None)
+    if pages > 1 and isinstance(text, str):
+        # A description that counts the pages of the source would be wrong beside one page.
+        if text.startswith("ImageJ="):
+            lines = text.splitlines(keepends=True)
+            text = "".join(line for line in lines if not line.startswith(_COUNTS))
+        elif text.lstrip().startswith(("<", "{")):
+            text = None
+    if isinstance(text, str) and text.strip():
+        kept[270] = text.encode("latin-1", "replace")  # as Pillow decoded it, so no byte changes
+    return kept
 
 
 def _raster_dtype(path: Path, kind: str, picture: Image.Image) -> str:
@@ -240,10 +335,11 @@ def encode_raster(image: ImageFile, pixels: NDArray[np.float64], note: str) -> b
     options = dict(image._source)
     kind, dtype = image.format, image.stored_dtype
     if kind == "tiff":
-        # Tag 270 is ImageDescription. Tag 339 is SampleFormat; 2 means signed integers, for which
-        # Pillow has no mode.
-        options["tiffinfo"] = {270: _ascii(note)} | ({339: 2} if dtype == "int16" else {})
-        options["compression"] = "tiff_adobe_deflate"
+        # The note is in Software (305), and in ImageDescription (270) where the source has none.
+        # Tag 339 is SampleFormat; 2 means signed integers, for which Pillow has no mode. Without
+        # compression, because libtiff would round the resolution.
+        options["tiffinfo"] = {270: _ascii(note)} | options["tiffinfo"] | {305: _ascii(note)}
+        options["tiffinfo"] |= {339: 2} if dtype == "int16" else {}
     if kind == "jpeg":
         options |= {"quality": 100, "subsampling": 0, "comment": note}
     if dtype == "float32":

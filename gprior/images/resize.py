@@ -9,19 +9,28 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gprior.checks import InputError, integer
+from gprior.checks import InputError, integer, number
 
-__all__ = ["fit", "unfit"]
+__all__ = ["fit", "is_square", "unfit"]
+
+
+def is_square(spacing: Sequence[float]) -> bool:
+    """Return whether height and width of a pixel differ by less than 0.1 %, as rounding does."""
+    return max(spacing) < 1.001 * min(spacing)
 
 
 def fit(
-    array: ArrayLike, size: Sequence[int], mode: Literal["pad", "crop", "stretch"] = "pad"
+    array: ArrayLike,
+    size: Sequence[int],
+    mode: Literal["pad", "crop", "stretch"] = "pad",
+    spacing: Sequence[float] | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """Resize an image.
 
     Resampling is bicubic, and antialiased where the image shrinks: the kernel is then wider.
     Pixels are areas, so the outer edges of the first and last pixels correspond. Values are
-    computed in float32.
+    computed in float32. The pixels of the result are square: an image whose pixels are 4 mm high
+    and 1 mm wide becomes four times as high for its width.
 
     Parameters
     ----------
@@ -30,9 +39,12 @@ def fit(
     size : (int, int)
         Target height and width.
     mode : {"pad", "crop", "stretch"}
-        ``"pad"`` keeps the aspect ratio and the complete image, and adds zeros at two sides;
-        ``"crop"`` keeps the aspect ratio and cuts off two sides; ``"stretch"`` changes the aspect
-        ratio.
+        ``"pad"`` keeps the proportions and the complete image, and adds zeros at two sides;
+        ``"crop"`` keeps the proportions and cuts off two sides; ``"stretch"`` changes the
+        proportions, whatever the spacing.
+    spacing : (float, float), optional
+        Height and width of a pixel of `array` in one unit, such as `ImageFile.spacing`. The
+        default is square pixels.
 
     Returns
     -------
@@ -44,13 +56,16 @@ def fit(
     Raises
     ------
     InputError
-        If the array is not (C, H, W), the size not two positive integers, or the mode unknown.
+        If the array is not (C, H, W), the size not two positive integers, the mode unknown, or the
+        spacing not two positive numbers.
 
     Examples
     --------
     >>> array, record = fit(np.ones((1, 30, 20)), (6, 6))
     >>> array[0, 3].tolist(), record["resized"], record["offset"]
     ([0.0, 1.0, 1.0, 1.0, 1.0, 0.0], [6, 4], [0, 1])
+    >>> fit(np.ones((1, 30, 20)), (6, 6), spacing=(1.0, 3.0))[1]["resized"]
+    [3, 6]
     """
     array = np.asarray(array, dtype=np.float64)
     if array.ndim != 3 or array.size == 0:
@@ -60,12 +75,13 @@ def fit(
     except (TypeError, ValueError):
         raise InputError(f"size must be two positive integers (H, W), got {size!r}") from None
     target, original = [height, width], list(array.shape[1:])
-    ratios = [new / old for new, old in zip(target, original, strict=True)]
+    extent = [n * step for n, step in zip(original, _steps(spacing), strict=True)]
+    ratios = [new / old for new, old in zip(target, extent, strict=True)]
     if mode == "stretch":
         resized = target
     elif mode in ("pad", "crop"):
         ratio = min(ratios) if mode == "pad" else max(ratios)
-        resized = [max(1, round(n * ratio)) for n in original]
+        resized = [max(1, round(length * ratio)) for length in extent]
     else:
         raise InputError(f"mode must be 'pad', 'crop' or 'stretch', got {mode!r}")
     # Where the first pixel of the resized image lies on the target; negative if it is cut off.
@@ -73,6 +89,7 @@ def fit(
     record = {
         "mode": mode,
         "original": original,
+        "spacing": None if spacing is None else [float(value) for value in spacing],
         "size": target,
         "resized": resized,
         "offset": offset,
@@ -81,6 +98,21 @@ def fit(
     result = np.zeros((len(array), *target))
     result[canvas] = _resize(array, resized)[image]
     return result, record
+
+
+def _steps(spacing: Sequence[float] | None) -> tuple[float, float]:
+    """Return height and width of a pixel in units of the smaller one."""
+    if spacing is None:
+        return 1.0, 1.0
+    try:
+        height, width = (number("spacing", value, above=0) for value in spacing)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"spacing must be the height and the width of a pixel, two positive numbers, got "
+            f"{spacing!r}; without spacing, pixels are square"
+        ) from None
+    least = min(height, width)
+    return (1.0, 1.0) if is_square((height, width)) else (height / least, width / least)
 
 
 def unfit(array: ArrayLike, record: dict[str, Any]) -> NDArray[np.float64]:

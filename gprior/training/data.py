@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError
-from gprior.images import EXTENSIONS
+from gprior.images import fit, open_slices, to_unit
+from gprior.training.folder import Survey, survey_folder
 from gprior.training.head_phantoms import CONTRASTS, phantoms
+from gprior.training.slices import Choice
 
-__all__ = ["ImageSet", "folder_set", "phantom_set"]
+__all__ = ["ImageSet", "folder_set", "phantom_set", "read_survey"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class ImageSet:
         measured to them.
     description : str
         A description of the images, for the model card.
+    facts : dict
+        Counts, formats, ranges and split, for the model card; no names of files or patients.
     """
 
     images: Tensor
@@ -40,6 +45,7 @@ class ImageSet:
     classes: tuple[str, ...]
     held_out: Tensor
     description: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) in [-1, 1] and labels (B,) of the given rows."""
@@ -75,17 +81,28 @@ def phantom_set(
         tick(len(images))
     others = to_bytes(phantoms(range(held_out), resolution, seed=1)[0])
     text = f"{count} procedural head phantoms of {resolution} pixels, three contrasts"
-    return ImageSet(torch.cat(parts), torch.cat(labels), CONTRASTS, others, text)
+    facts = {"training_images": count, "held_out_images": held_out, "split_by": "seed"}
+    return ImageSet(torch.cat(parts), torch.cat(labels), CONTRASTS, others, text, facts)
 
 
 def folder_set(
-    folder: Path, resolution: int, channels: int, tick: Callable[[int], object] = lambda n: None
+    folder: Path,
+    resolution: int,
+    channels: int,
+    tick: Callable[[int], object] = lambda n: None,
+    *,
+    intensity: tuple[float, float] | Literal["percentile"] | None = None,
+    slices: str = "middle",
+    axis: int | None = None,
+    folders: str = "classes",
 ) -> ImageSet:
-    """Read all images in a folder and its subfolders. The subfolders, if any, are the classes.
+    """Read all images in a folder and its subfolders.
 
-    Images are the files with an extension of `gprior.images.EXTENSIONS`. They are cropped to a
-    square, resized with their aspect ratio kept, and mapped to [0, 1] as `gprior.images.to_unit`
-    does by default. Every tenth image is held out.
+    Files are recognised by their content, whatever their names; hidden ones are passed over, and
+    so are constant images. Images are cropped to a square of square pixels, resized with their
+    proportions kept, and mapped to [0, 1]. About a tenth of the images is held out, and no patient
+    is on both sides. The patient is the PatientID of a DICOM file, or else the folder below the
+    class; a file that is directly in the class folder is a patient of its own.
 
     Parameters
     ----------
@@ -97,42 +114,56 @@ def folder_set(
         1 for grayscale (colours are averaged), 3 for RGB.
     tick : callable
         Called with 1 after each image that was read.
+    intensity : (float, float), "percentile" or None
+        Pixel values, in physical units, that become 0 and 1: the same two for every image, or the
+        0.2 and 99.8 percentiles of each image. By default each image is mapped as
+        `gprior.images.to_unit` does by default.
+    slices : str
+        ``"middle"``: the middle slice of each file, and every file of a DICOM series. ``"all"``:
+        the middle 80 % of each volume. ``"LO-HI"``: these slices of each volume, counted from 0.
+        A volume is a file with several slices, or the files of a DICOM series.
+    axis : int, optional
+        The voxel axis of NIfTI volumes along which slices count; see `gprior.images.read_image`.
+    folders : str
+        Whether the first level of subfolders is ``"classes"`` or ``"patients"``.
 
     Raises
     ------
     InputError
-        If the folder does not exist, has fewer than 20 images, or has images beside subfolders
-        with images.
-    ImageFileError
-        If an image cannot be read.
-    """
-    from gprior.images import fit, read_image, to_unit
+        If the folder does not exist, has fewer than 20 images, or has images beside class folders;
+        or if an option is none of the above.
 
-    if not folder.is_dir():
-        raise InputError(f"data must be a folder of images or 'phantoms', got {folder}")
-    endings = tuple(ending for endings in EXTENSIONS.values() for ending in endings)
-    paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(endings))
-    if len(paths) < 20:
-        raise InputError(
-            f"{folder} has {len(paths)} images; training needs at least 20, with extensions "
-            f"{', '.join(endings)}"
-        )
-    names = tuple(sorted({p.relative_to(folder).parts[0] for p in paths if p.parent != folder}))
-    loose = [p for p in paths if p.parent == folder]
-    if names and loose:
-        raise InputError(
-            f"{folder} has images beside class folders ({loose[0].name}); move each image into "
-            "the folder of its class"
-        )
+    Warns
+    -----
+    UserWarning
+        Before anything is converted: if files cannot be read, if no patient can be held out, or
+        if images of integers use a small part of their range.
+    """
+    choice = Choice(slices=slices, axis=axis, intensity=intensity, folders=folders)
+    survey = survey_folder(folder, choice)
+    survey.warn()
+    return read_survey(survey, resolution, channels, tick)
+
+
+def read_survey(
+    survey: Survey, resolution: int, channels: int, tick: Callable[[int], object]
+) -> ImageSet:
+    """Read the images of a folder as `folder_set` does, after `survey_folder` has chosen them."""
     images, labels = [], []
-    for path in paths:
-        array = fit(to_unit(read_image(path))[0], (resolution, resolution), "crop")[0]
-        image = torch.as_tensor(array, dtype=torch.float32, device="cpu")
-        image = image.mean(0, keepdim=True) if channels == 1 else image.expand(3, -1, -1)
-        images.append(to_bytes(image))
-        labels.append(names.index(path.relative_to(folder).parts[0]) if names else 0)
-        tick(1)
+    classes = survey.classes
+    for path, group in groupby(survey.slices, lambda one: one.path):
+        with open_slices(path, survey.choice.axis) as read:
+            for one in group:
+                image = read(one.index)
+                unit, _ = to_unit(image, survey.choice.intensity)
+                array = fit(unit, (resolution, resolution), "crop", image.spacing)[0]
+                x = torch.as_tensor(array, dtype=torch.float32, device="cpu")
+                x = x.mean(0, keepdim=True) if channels == 1 else x.expand(3, -1, -1)
+                images.append(to_bytes(x))
+                labels.append(classes.index(one.label) if classes else 0)
+                tick(1)
     stack, label = torch.stack(images), torch.tensor(labels, device="cpu")
-    out = torch.arange(len(stack), device="cpu") % 10 == 9
-    text = f"{len(paths)} images of a user's folder"
-    return ImageSet(stack[~out], label[~out], names, stack[out], text)
+    out = torch.zeros(len(stack), dtype=torch.bool, device="cpu")
+    out[sorted(survey.held_out)] = True
+    text = f"{len(stack)} images of a user's folder"
+    return ImageSet(stack[~out], label[~out], classes, stack[out], text, survey.facts())
