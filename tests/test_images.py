@@ -574,15 +574,6 @@ def test_palette_becomes_colour(tmp_path: Path, bits: int) -> None:
     assert not any("Palette" in element.keyword for element in derived)
 
 
-def test_32_bits_can_be_read_but_not_derived_from(tmp_path: Path) -> None:
-    image = read_image(dicom("rtdose.dcm"))
-    assert image.geometry["frames"] == 15
-    unit, intensity = to_unit(image)
-    with pytest.raises(ImageFileError, match=r"stores 32 bits.*\.npy"):
-        write_like(tmp_path / "x.dcm", unit, image, intensity, "test")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_dicom_without_preamble_needs_the_extension(tmp_path: Path) -> None:
     data = pydicom.dcmread(dicom("MR_small_implicit.dcm"))
     bare = io.BytesIO()

@@ -14,7 +14,7 @@ The way of an image through this package, from a file to a prior and back:
 
 from __future__ import annotations
 
-from gprior.images.dicom import STAMP
+from gprior.images.dicom_derived import STAMP
 from gprior.images.io import (
     default_intensity,
     from_unit,

@@ -7,7 +7,6 @@ These are the functions that users call. They detect the format and leave its de
 from __future__ import annotations
 
 import gzip
-import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from gprior.checks import InputError, number
 from gprior.files import restate, write_bytes
-from gprior.images import dicom, nifti, raster
-from gprior.images.dicom import STAMP
+from gprior.images import dicom, dicom_derived, nifti, raster
+from gprior.images.dicom_derived import STAMP
 from gprior.images.raster import (
     CONVERT,
     EXTENSIONS,
@@ -228,9 +227,8 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
 def percentile_intensity(image: ImageFile) -> tuple[float, float]:
     """Return the 0.2 and 99.8 percentiles of an image, in physical units.
 
-    Background, padding and values of a CT below -1024 HU are left out. Where the percentiles are
-    equal, the smallest and the largest value are returned. LO and HI are exchanged where large
-    values are dark (MONOCHROME1).
+    Background is left out. Where the percentiles are equal, the smallest and the largest value are
+    returned. LO and HI are exchanged where large values are dark (MONOCHROME1).
 
     Parameters
     ----------
@@ -261,11 +259,10 @@ def percentile_intensity(image: ImageFile) -> tuple[float, float]:
 
 def values_inside(image: ImageFile) -> NDArray[np.float64]:
     """Return the values of the pixels that belong to the scan."""
-    floor = -1024 if image.geometry.get("modality") == "CT" else -math.inf
-    inside = (image.pixels != image.padding) & (image.pixels >= floor)
-    if image.background is not None:
-        inside &= ~image.background
-    return image.pixels[inside] if inside.any() else image.pixels.ravel()
+    outside = image.background
+    if outside is None or outside.all():
+        return image.pixels.ravel()
+    return image.pixels[~outside]
 
 
 def to_unit(
@@ -285,8 +282,7 @@ def to_unit(
     Returns
     -------
     array : ndarray, float64
-        Shape (C, H, W). Values of the image outside [LO, HI] are outside [0, 1]. Background that
-        is NaN in the file is 0.
+        Shape (C, H, W). Values of the image outside [LO, HI] are outside [0, 1]. Background is 0.
     intensity : tuple of float
         (LO, HI), for `from_unit`.
 
@@ -406,7 +402,7 @@ def write_like(
         )
     encode = {
         "npy": raster.encode_npy,
-        "dicom": dicom.encode_dicom,
+        "dicom": dicom_derived.encode_dicom,
         "nifti": nifti.encode_nifti,
     }.get(image.format, raster.encode_raster)
     with guarded(

@@ -83,12 +83,11 @@ class ImageFile:
         ``"unknown"`` where only the ratio of the two numbers has a meaning.
     inverted : bool
         Whether large values are dark (DICOM MONOCHROME1).
-    padding : float or None
-        The value that marks pixels outside the scan, in physical units (DICOM).
     background : ndarray of bool or None
-        Shape (C, H, W): the values that are NaN in the file and mean "nothing is here". `pixels`
-        has the smallest number of the image there, `gprior.images.to_unit` gives 0 there, and
-        `gprior.images.write_like` writes NaN there.
+        Shape (C, H, W): the pixels outside of the scan. They are those that are NaN in the file,
+        where `pixels` has the smallest number of the image; the padding of DICOM, a value or a
+        range; and the values of a CT below -1024 HU. `gprior.images.to_unit` gives 0 there, and
+        `gprior.images.write_like` writes what the file has there.
     """
 
     pixels: NDArray[np.float64]
@@ -98,7 +97,6 @@ class ImageFile:
     value_range: tuple[float, float] | None = None
     geometry: dict[str, Any] = field(default_factory=dict)
     inverted: bool = False
-    padding: float | None = None
     background: NDArray[np.bool_] | None = None
     _source: Any = None  # what the format's encoder needs
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gprior.images.dicom_values import text_bytes
 from gprior.images.io import read_image, recognise, without_nan
 from gprior.images.nifti import read_nifti, unpacked
 from gprior.images.raster import ImageFile
@@ -47,10 +48,10 @@ def origin_of(image: ImageFile) -> Origin:
     header, _ = image._source
 
     def digest(*keywords: str) -> str | None:
-        values = [str(header.get(keyword) or "").strip() for keyword in keywords]
+        values = [text_bytes(header, keyword) for keyword in keywords]
         if not values[0]:
             return None
-        return hashlib.blake2b("\0".join(values).encode(), key=_KEY, digest_size=16).hexdigest()
+        return hashlib.blake2b(b"\0".join(values), key=_KEY, digest_size=16).hexdigest()
 
     place, axes = image.geometry["position_mm"], image.geometry["orientation"]
     if place and axes:

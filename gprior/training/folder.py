@@ -223,8 +223,8 @@ def _narrow(slices: Sequence[Slice]) -> Iterator[str]:
         if share < SMALL_PART:
             yield (
                 f"{len(values)} images use {low:g} to {high:g} of the range {bottom:g} to {top:g}, "
-                f"so only {round(256 * share)} of 256 gray levels would be left; give the intensity "
-                f"{low:g},{high:g}, or percentile for a range of each image"
+                f"so only {round(256 * share)} of 256 gray levels would be left; give the "
+                f"intensity {low:g},{high:g}, or percentile for a range of each image"
             )
 
 
