@@ -9,7 +9,7 @@ The way of an image through this package, from a file to a prior and back:
     write_like("out.dcm", unfit(x, record), image, intensity, "lbrgm")
 
 ``io`` has the functions that users call; ``raster``, ``dicom`` and ``nifti`` have the formats, and
-``resize`` has `fit` and `unfit`, and ``stacks`` reads many slices of a file.
+``resize`` has `fit` and `unfit`; ``stacks`` and ``volumes`` have the slices of a file or a series.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ from gprior.images.raster import (
 )
 from gprior.images.resize import fit, is_square as is_square, unfit
 from gprior.images.stacks import open_slices as open_slices, origin_of as origin_of
+from gprior.images.volumes import (
+    Volume as Volume,
+    open_volume as open_volume,
+    volume_intensity as volume_intensity,
+    write_volume as write_volume,
+)
 
 __all__ = [
     "EXTENSIONS",

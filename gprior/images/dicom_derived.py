@@ -76,12 +76,16 @@ def new_series() -> str:
 
 
 def encode_dicom(
-    image: ImageFile, pixels: NDArray[np.float64], note: str, series: str | None = None
+    image: ImageFile,
+    pixels: NDArray[np.float64],
+    note: str,
+    series: str | None = None,
+    number: int | None = None,
 ) -> bytes:
     """Encode a derived DICOM image with the study and place of its source.
 
     The instance is new; so is the series, unless its UID is given. Pixels that are NaN keep the
-    value of the source, which is padding.
+    value of the source, which is padding. InstanceNumber becomes `number`, if that is given.
     """
     import pydicom
 
@@ -95,6 +99,8 @@ def encode_dicom(
     _as_little_endian(data)
     _mark_derived(data, frame, note, series or new_series())
     _set_place(data, image)
+    if number is not None:
+        data.InstanceNumber = number
     implicit = source.original_encoding[0]
     syntax = "ImplicitVRLittleEndian" if implicit else "ExplicitVRLittleEndian"
     data.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)

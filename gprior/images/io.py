@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -32,8 +32,10 @@ from gprior.images.raster import (
 
 __all__ = [
     "default_intensity",
+    "deriving",
     "from_unit",
     "percentile_intensity",
+    "physical_like",
     "read_image",
     "recognise",
     "save_png",
@@ -195,8 +197,7 @@ def default_intensity(image: ImageFile) -> tuple[float, float]:
       in colour): the range of the stored type.
     - For NPY and TIFF of floats within [0, 1]: (0, 1).
     - For all others: the 0.2 and 99.8 percentiles of the slice, so that a few very bright pixels
-      have no influence. Padding is left out, and so are values of a CT below -1024 HU, which
-      lie outside the scan. So is background that is NaN in the file.
+      have no influence. Background is left out (see `ImageFile`).
 
     LO and HI are exchanged where large values are dark (MONOCHROME1).
 
@@ -358,7 +359,7 @@ def write_like(
     - Integer formats keep their stored type: values are rounded, and clamped to its range. JPEG
       is lossy.
     - NPY is written as float.
-    - Where a file of floats is NaN, the reconstruction is NaN, too.
+    - Background stays what it is in the file, such as NaN or padding.
     - NIfTI is written as a float32 volume of one slice, at the slice's place in the world.
     - DICOM is written as a derived image. It keeps the study, frame of reference, position,
       spacing and patient of the source, and belongs to a new series and instance.
@@ -394,29 +395,40 @@ def write_like(
             f"path {os.fspath(path)!r} must end in {' or '.join(EXTENSIONS[image.format])}, "
             f"because {image.path} is {image.format}"
         )
+    pixels = physical_like(unit_array, image, intensity)
+    encode = {
+        "npy": raster.encode_npy,
+        "dicom": dicom_derived.encode_dicom,
+        "nifti": nifti.encode_nifti,
+    }.get(image.format, raster.encode_raster)
+    with deriving(image):
+        data = encode(image, pixels, f"{STAMP}: {description}")
+    if name.endswith(".gz"):
+        data = gzip.compress(data, mtime=0)
+    write_bytes(path, data, "the reconstruction")
+
+
+def deriving(image: ImageFile) -> AbstractContextManager[None]:
+    """Return `guarded` with a message for an image that cannot be derived from."""
+    return guarded(
+        f"no {image.format} image can be derived from {image.path}: its header is damaged or "
+        "unusual",
+        "write the reconstruction as .npy or .png instead",
+    )
+
+
+def physical_like(
+    unit_array: ArrayLike, image: ImageFile, intensity: Sequence[float]
+) -> NDArray[np.float64]:
+    """Return physical values of the shape of an image; they are NaN in its background."""
     array = _finite(unit_array)
     if array.shape != image.pixels.shape:
         raise InputError(
             f"unit_array must have the shape {image.pixels.shape} of {image.path}, got "
             f"{array.shape}; bring it back to that shape with unfit(array, record) first"
         )
-    encode = {
-        "npy": raster.encode_npy,
-        "dicom": dicom_derived.encode_dicom,
-        "nifti": nifti.encode_nifti,
-    }.get(image.format, raster.encode_raster)
-    with guarded(
-        f"no {image.format} image can be derived from {image.path}: its header is damaged or "
-        "unusual",
-        "write the reconstruction as .npy or .png instead",
-    ):
-        pixels = from_unit(array, intensity)
-        if image.background is not None:
-            pixels = np.where(image.background, np.nan, pixels)
-        data = encode(image, pixels, f"{STAMP}: {description}")
-    if name.endswith(".gz"):
-        data = gzip.compress(data, mtime=0)
-    write_bytes(path, data, "the reconstruction")
+    pixels = from_unit(array, intensity)
+    return pixels if image.background is None else np.where(image.background, np.nan, pixels)
 
 
 def save_png(path: str | os.PathLike[str], array: ArrayLike, bits: Literal[8, 16] = 8) -> None:

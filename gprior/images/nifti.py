@@ -28,7 +28,7 @@ from gprior.images.raster import (
     reading,
 )
 
-__all__ = ["encode_nifti", "read_nifti", "unpacked"]
+__all__ = ["derived_nifti", "encode_nifti", "read_nifti", "unpacked", "voxels_of"]
 
 
 def read_nifti(
@@ -178,11 +178,22 @@ def _upright(plane: NDArray[np.float64], display: dict[str, bool]) -> NDArray[np
 
 def encode_nifti(image: ImageFile, pixels: NDArray[np.float64], note: str) -> bytes:
     """Encode a float32 volume of this one slice, at the slice's place in the world."""
-    version, header, affine = image._source
-    axis, index, display = (image.geometry[key] for key in ("axis", "slice", "display"))
+    return cast(bytes, derived_nifti(image, voxels_of(image, pixels), note).to_bytes())
+
+
+def voxels_of(image: ImageFile, pixels: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return an upright slice (1, H, W) as voxels of the volume, with length 1 along its axis."""
+    display = image.geometry["display"]
     # To flip twice changes nothing. On the way back, the flips come before the transpose.
     flat = _upright(pixels[0], display | {"transpose": False})
-    stored = np.expand_dims(flat.T if display["transpose"] else flat, axis)
+    voxels = np.expand_dims(flat.T if display["transpose"] else flat, image.geometry["axis"])
+    return voxels.astype(np.float32)
+
+
+def derived_nifti(image: ImageFile, voxels: NDArray[np.float32], note: str) -> Any:
+    """Return a NIfTI image of slices, of which the first one has the place of `image`."""
+    version, header, affine = image._source
+    axis, index = image.geometry["axis"], image.geometry["slice"]
     header = header.copy()
     header.set_data_dtype(np.float32)
     header.extensions.clear()  # they may describe the other slices and volumes
@@ -196,7 +207,7 @@ def encode_nifti(image: ImageFile, pixels: NDArray[np.float64], note: str) -> by
         matrix[:3, 3] += matrix[:3, axis] * index
         return matrix
 
-    file = version(stored.astype(np.float32), moved(affine), header)
+    file = version(voxels, moved(affine), header)
     # A changed affine makes nibabel rewrite both codes, but the space is the same as before.
     for name in ("qform", "sform"):
         matrix, code = getattr(header, f"get_{name}")(coded=True)
@@ -204,4 +215,4 @@ def encode_nifti(image: ImageFile, pixels: NDArray[np.float64], note: str) -> by
             getattr(file, f"set_{name}")(moved(matrix), int(code))
         elif int(header["sform_code"]) or int(header["qform_code"]):
             getattr(file, f"set_{name}")(None, 0)
-    return cast(bytes, file.to_bytes())
+    return file
