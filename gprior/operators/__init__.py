@@ -12,7 +12,12 @@ from gprior.operators.base import Operator
 from gprior.operators.downsampling import Downsampling
 from gprior.operators.fourier import mri, mri_mask
 from gprior.operators.masking import Masking
-from gprior.operators.names import OPERATORS, from_spec, kind_of as kind_of
+from gprior.operators.names import (
+    OPERATORS,
+    from_spec,
+    kind_of as kind_of,
+    without_path as without_path,
+)
 from gprior.operators.partial_circulant import PartialCirculant
 from gprior.operators.radon import (
     ct,

@@ -55,9 +55,7 @@ def _load(path: Path) -> Any:
     is_sparse = path.suffix == ".npz"
     try:
         with path.open("rb") as stream:  # numpy does not close a file that it cannot read
-            matrix = (
-                sparse.load_npz(stream) if is_sparse else np.load(stream, allow_pickle=False)
-            )
+            matrix = sparse.load_npz(stream) if is_sparse else np.load(stream, allow_pickle=False)
     except OSError:
         raise
     except Exception as error:  # the parsers of numpy and zipfile have many errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,7 @@ class _Request:
         value = self.options.get(name, default)
         if value not in choices:
             raise InputError(
-                f"operator {self.text!r}: {name} must be one of {', '.join(choices)}, "
-                f"got {value!r}"
+                f"operator {self.text!r}: {name} must be one of {', '.join(choices)}, got {value!r}"
             )
         return value
 
@@ -79,7 +79,11 @@ class _Entry:
 
 PADDINGS = ("circular", "reflect", "replicate", "constant")
 FILTERS = ("bicubic", "bilinear", "gaussian", "box", "nearest")
-SIDES = ("left", "right", "top", "bottom")
+# What follows "mask:" and is no path.
+MASKS = re.compile(
+    r"(?P<kind>eye-patch|half(?=,side=|$)|box(?==)|random(?==))(?:,side=|=)?(?P<value>.*)",
+    re.DOTALL,
+)
 
 
 def _denoise(request: _Request) -> Any:
@@ -92,21 +96,16 @@ def _denoise(request: _Request) -> Any:
 
 
 def _mask(request: _Request) -> Any:
-    kind, *rest = request.value.split(",")
-    name, equals, value = kind.partition("=")
-    if equals and name == "box":
-        box = [request.whole(part, "box") for part in (value, *rest)]
+    if (named := MASKS.fullmatch(request.value)) is None:
+        return Masking(request.shape, Path(request.value))
+    kind, value = named["kind"], named["value"]
+    if kind == "box":
+        box = [request.whole(part, "box") for part in value.split(",")]
         return Masking(request.shape, "box", box=box)
-    if equals and name == "random" and not rest:
-        return Masking(
-            request.shape, "random", keep=request.number(value, "random"), seed=request.seed
-        )
-    if request.value == "eye-patch":
-        return Masking(request.shape, "eye-patch")
-    if kind == "half" and len(rest) < 2:
-        side = rest[0].removeprefix("side=") if rest else "left"
-        return Masking(request.shape, "half", side=side)
-    return Masking(request.shape, Path(request.value))
+    if kind == "random":
+        keep = request.number(value, "random")
+        return Masking(request.shape, "random", keep=keep, seed=request.seed)
+    return Masking(request.shape, kind, **({"side": value} if value else {}))
 
 
 def _downsample(request: _Request) -> Any:
@@ -266,6 +265,19 @@ def kind_of(text: str) -> str:
             f"operator must be one of {', '.join(OPERATORS)} or half-mask, got {text!r}"
         )
     return name
+
+
+def without_path(text: str) -> str:
+    """Return the text of an operator without the path of a file, which may name a patient.
+
+    Examples
+    --------
+    >>> without_path("matrix:smith.npy"), without_path("mask:box=1,2,3,4")
+    ('matrix', 'mask:box=1,2,3,4')
+    """
+    name, _, rest = text.partition(":")
+    has_path = name in FILES and not (name == "mask" and MASKS.fullmatch(rest))
+    return name if has_path else text
 
 
 def from_spec(
