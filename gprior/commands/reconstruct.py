@@ -415,11 +415,11 @@ def _shown(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _consistency(task: Task, x: Tensor) -> list[float]:
-    """Return |A x - y| / |y| of each image; 0 if y is 0 and fitted."""
+    """Return |A x - y| / |y| of each image: how far it is from what was measured."""
     shares = []
-    for image, y in zip(x.split(1), task.y.split(1), strict=False):
-        misfit = (task.forward(image, _rows(1))[0] - y).norm()
-        shares.append(float(misfit / y.norm().clamp_min(1e-12)))
+    for image, y in zip(x, task.y, strict=False):
+        misfit = torch.linalg.vector_norm(task.forward(image[None], _rows(1))[0][0] - y)
+        shares.append(float(misfit / torch.linalg.vector_norm(y).clamp_min(1e-12)))
     return shares
 
 

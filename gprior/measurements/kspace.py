@@ -19,7 +19,7 @@ __all__ = ["low_resolution_phase", "read_kspace"]
 
 PERCENTILE = 99.0
 PHASE_SHARE = 1 / 8  # of k-space in each direction: what a low-resolution phase may use
-CALIBRATION = (8, 24)  # smallest and largest side of the square that ESPIRiT is calibrated on
+CALIBRATION = (12, 24)  # smallest and largest side of the square that ESPIRiT is calibrated on
 
 
 def read_kspace(
@@ -192,7 +192,8 @@ def _given_phase(path: Path, given: Array | None, shape: tuple[int, int]) -> Ten
 def _to_image(kspace: Tensor, dims: tuple[int, ...] = (-2, -1)) -> Tensor:
     """Return the orthonormal inverse Fourier transform, with zero frequency at the centre."""
     shifted = torch.fft.ifftshift(kspace, dim=dims)
-    return torch.fft.fftshift(torch.fft.ifftn(shifted, dim=dims, norm="ortho"), dim=dims)
+    image: Tensor = torch.fft.fftshift(torch.fft.ifftn(shifted, dim=dims, norm="ortho"), dim=dims)
+    return image
 
 
 def _without_oversampling(
@@ -269,7 +270,8 @@ def low_resolution_phase(kspace: Tensor, mask: Tensor, maps: Tensor | None = Non
         away = (torch.arange(size, device=mask.device) - size // 2).abs() / (radius + 1)
         windows.append(torch.cos(torch.pi / 2 * away.clamp_max(1)).square())
     window = windows[0][:, None] * windows[1]
-    return _zero_filled(kspace * window, maps).angle()
+    phase: Tensor = _zero_filled(kspace * window, maps).angle()
+    return phase
 
 
 def _estimated_maps(path: Path, kspace: Tensor, mask: Tensor) -> Tensor:
@@ -277,7 +279,7 @@ def _estimated_maps(path: Path, kspace: Tensor, mask: Tensor) -> Tensor:
     import deepinv
 
     least, most = CALIBRATION
-    side = 2 * _radius(mask, most // 2)
+    side = 2 * _radius(mask, most // 2) + 1
     if side < least:
         raise InputError(
             f"maps are needed for {path}: the fully sampled centre of its k-space has fewer than "

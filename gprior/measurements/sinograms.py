@@ -28,7 +28,9 @@ def read_sinogram(path: str | Path, intensity: Sequence[float] | None = None) ->
 
     The image is linear in Hounsfield units, mu = mu_water (1 + HU / 1000), where mu is the
     attenuation. The sinogram has line integrals of mu: minus the logarithm of the share of
-    photons that arrive.
+    photons that arrive. For parallel rays at 0 degrees, the rays run from top to bottom and the
+    detectors are numbered from left to right; for a fan at 0 degrees, the rays run from left to
+    right and the detectors are numbered from top to bottom. Angles turn counter-clockwise.
 
     Parameters
     ----------

@@ -105,7 +105,7 @@ def _mask(request: _Request) -> Any:
     if kind == "random":
         keep = request.number(value, "random")
         return Masking(request.shape, "random", keep=keep, seed=request.seed)
-    return Masking(request.shape, kind, **({"side": value} if value else {}))
+    return Masking(request.shape, kind, side=value or "left")
 
 
 def _downsample(request: _Request) -> Any:
