@@ -18,7 +18,7 @@ from gprior.operators import from_spec, kind_of
 __all__ = ["low_resolution_phase", "read_kspace"]
 
 PERCENTILE = 99.0
-PHASE_SHARE = 1 / 8  # of k-space in each direction: what a low-resolution phase may use
+PHASE_SHARE = 1 / 4  # of k-space in each direction: what a low-resolution phase may use
 CALIBRATION = (12, 24)  # smallest and largest side of the square that ESPIRiT is calibrated on
 
 
@@ -82,6 +82,7 @@ def read_kspace(
     facts["readout"] = [rows, kspace.shape[1]]
     coils, H, W = kspace.shape
     maps = _given_maps(path, arrays.get("maps"), (coils, H, W))
+    phase = _given_phase(path, arrays.get("phase"), (H, W))
     A = from_spec(spec, (2, H, W), seed, mask=mask)  # of one coil, for its mask
     mask = A.mask[0, 0]
     kspace = kspace * mask
@@ -99,7 +100,6 @@ def read_kspace(
             f"kspace of {path} makes an image that is 0 in {PERCENTILE:g} % of its pixels, so its "
             "scale is not known; crop the image, or check kspace and maps"
         )
-    phase = _given_phase(path, arrays.get("phase"), (H, W))
     facts["phase"] = "low resolution" if phase is None else "file"
     if phase is None:
         phase = low_resolution_phase(kspace, mask, maps)
@@ -235,7 +235,7 @@ def _radius(mask: Tensor, most: int) -> int:
 def low_resolution_phase(kspace: Tensor, mask: Tensor, maps: Tensor | None = None) -> Tensor:
     """Return the phase of the image from the fully sampled centre of k-space.
 
-    The centre is the largest square about zero frequency that is sampled, up to an eighth of
+    The centre is the largest square about zero frequency that is sampled, up to a quarter of
     k-space, under a Hann window.
 
     Parameters

@@ -78,14 +78,16 @@ def ct(
             f"angles must be 1 to {MOST_ANGLES} finite numbers in degrees, got a tensor "
             f"{tuple(angles.shape)}"
         )
-    return deepinv.physics.Tomography(
-        angles=angles.to(torch.float32),
-        img_width=width,
-        circle=circle and geometry == "parallel",
-        normalize=True,
-        fan_beam=geometry == "fan",
-        fan_parameters=_fan(width, fan or {}) if geometry == "fan" else None,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # deepinv draws the start of its power iteration from this stream
+        return deepinv.physics.Tomography(
+            angles=angles.to(torch.float32),
+            img_width=width,
+            circle=circle and geometry == "parallel",
+            normalize=True,
+            fan_beam=geometry == "fan",
+            fan_parameters=_fan(width, fan or {}) if geometry == "fan" else None,
+        )
 
 
 def _fan(width: int, given: Mapping[str, float]) -> dict[str, float]:
