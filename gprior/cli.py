@@ -103,7 +103,7 @@ def reconstruct(
             "--operator",
             "-A",
             metavar="SPEC",
-            help="Operator, such as circulant:0.1.",
+            help="Operator; see `gprior operators`.",
         ),
     ],
     solver: Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")] = "auto",
@@ -160,6 +160,7 @@ def reconstruct(
     Example:
       gprior reconstruct scan.nii.gz -o out -A circulant:0.1 --simulate
       gprior reconstruct y.npy -o out -A mask:m.png --noise 0.02 --set lr=0.1
+      gprior reconstruct kspace.h5 -o out -A mri
     """
     from gprior.commands.reconstruct import Options, run
 
@@ -183,6 +184,19 @@ def reconstruct(
         seed=seed,
     )
     typer.echo(run(source, out, options))
+
+
+@main.command()
+def operators() -> None:
+    """List the operators that -A takes.
+
+    \b
+    Example:
+      gprior operators
+    """
+    from gprior.operators import OPERATORS
+
+    typer.echo("\n".join(f"{form}\n    {text}" for form, text in OPERATORS.items()))
 
 
 @main.command()

@@ -15,12 +15,7 @@ from torch import Tensor, nn
 from gprior import __version__
 from gprior.checkpoints import load_prior
 from gprior.checks import InputError, InputTypeError, number
-from gprior.commands.arguments import (
-    parse_constants,
-    parse_intensity,
-    parse_operator,
-    read_measurements,
-)
+from gprior.commands.arguments import parse_constants, parse_intensity, read_measurements
 from gprior.commands.devices import pick_device
 from gprior.commands.report import (
     Case,
@@ -45,6 +40,8 @@ from gprior.images import (
     unfit,
     write_like,
 )
+from gprior.measurements import Acquisition, read_kspace, read_sinogram
+from gprior.operators import from_spec, kind_of, without_path
 from gprior.priors import Prior
 from gprior.problem import Forward, informative
 from gprior.randomness import normal
@@ -64,16 +61,17 @@ class Options:
     Attributes
     ----------
     operator : str
-        See `gprior.commands.arguments.parse_operator`.
+        See `gprior.operators.from_spec`. ``mri``, and ``ct`` without a number of angles, read
+        the file of a scanner.
     solver, prior : str
         Name of the method; name or file of the prior.
     simulate : bool
         Whether the input is an image, which is measured first.
     noise : float, optional
-        Standard deviation of the noise, in the units of y.
+        Standard deviation of the noise, in the units of the measurements.
     fit, intensity, slice, axis
         How an image is fitted to the prior's size, mapped to [0, 1], and taken from a volume.
-        Only with ``simulate``.
+        Only with ``simulate``, except for the intensity of a sinogram and the slice of k-space.
     constants : tuple of str
         Constants of the solver, ``NAME=VALUE``.
     budget, label, restarts, correction, check, seed
@@ -103,8 +101,14 @@ class Options:
     @property
     def measured(self) -> str:
         """The operator without the path of its file, which may name a patient."""
-        kind = self.operator.partition(":")[0]
-        return kind if kind in ("mask", "matrix") else self.operator
+        return without_path(self.operator)
+
+    @property
+    def scanner(self) -> str | None:
+        """``"mri"`` or ``"ct"`` where the file of a scanner is read, else None."""
+        if self.simulate:
+            return None
+        return "mri" if kind_of(self.operator) == "mri" else "ct" if self.operator == "ct" else None
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """The arguments of `gprior.solve`, and the image where it is known."""
+    """The arguments of `gprior.solve`, and the image or the scanner's file, if there is one."""
 
     y: Tensor
     A: Any
@@ -166,6 +170,19 @@ class Task:
     forward: Forward
     source: Source | None = None
     constants: dict[str, Any] = field(default_factory=dict)
+    acquisition: Acquisition | None = None
+
+    @property
+    def own_grid(self) -> str | None:
+        """Name of the file for the reconstruction in the units and on the grid of the input."""
+        if self.acquisition is not None:
+            return "on-input-grid.npy"
+        return None if self.source is None else self.source.name
+
+    def noise_std(self, noise: float | None) -> float | None:
+        """Return the standard deviation of the noise in y, from that in the file's units."""
+        unit = 1 if self.acquisition is None else self.acquisition.unit
+        return noise / unit if noise else None
 
 
 def run(source: Path, out: Path, options: Options) -> str:
@@ -179,7 +196,8 @@ def run(source: Path, out: Path, options: Options) -> str:
         Folder for ``reconstruction.npy`` (B, C, H, W) in [0, 1], ``reconstruction.png``,
         ``result.safetensors``, ``result.json``, ``record.json``, ``report.html`` and
         ``figure.png``. For an image also ``on-input-grid`` in the format, units and geometry of
-        the input. All files are written, or none.
+        the input, and for the file of a scanner ``on-input-grid.npy`` in its units. All files are
+        written, or none.
     options : Options
         The options.
 
@@ -198,7 +216,7 @@ def run(source: Path, out: Path, options: Options) -> str:
     with staged(out) as place:
         if task.source is not None:
             # An image that cannot be written like its source is refused before the search.
-            task.source.write(place, task.source.truth[0].cpu().numpy(), how)
+            task.source.write(place, _shown(task.source.truth)[0].cpu().numpy(), how)
         with warnings.catch_warnings():
             # The summary and the report say it in their own words.
             warnings.filterwarnings("ignore", "the prior does not contain", RuntimeWarning)
@@ -208,7 +226,7 @@ def run(source: Path, out: Path, options: Options) -> str:
                 task.prior,
                 options.solver,
                 label=options.label,
-                noise_std=options.noise or None,
+                noise_std=task.noise_std(options.noise),
                 restarts=options.restarts,
                 correction=options.correction,
                 check=options.check,
@@ -218,7 +236,7 @@ def run(source: Path, out: Path, options: Options) -> str:
                 **task.constants,
             )
         summary = _write(place, task, options, result, how)
-    _forget(out, task.source)
+    _forget(out, task.own_grid)
     return f"{summary}\nwritten to {out / 'report.html'} ({STAMP})"
 
 
@@ -231,9 +249,12 @@ def prepare(source: Path, options: Options) -> Task:
     prior = load_prior(options.prior, str(device))
     if options.simulate:
         return _simulated(source, options, prior, constants)
+    usable = {"mri": ("slice",), "ct": ("intensity",)}.get(options.scanner or "", ())
     for name in ("fit", "intensity", "slice", "axis"):
-        if getattr(options, name) is not None:
+        if getattr(options, name) is not None and name not in usable:
             raise InputError(f"--{name} is for images; add --simulate to measure one")
+    if options.scanner is not None:
+        return _scanned(source, options, prior, constants)
     y = read_measurements(source).to(prior.like)
     A, forward = _operator(options, prior)
     one = forward(torch.zeros(1, *prior.image_shape).to(prior.like), _rows(1))[0].shape[1:]
@@ -254,9 +275,15 @@ def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, 
     unit, intensity = to_unit(image, parse_intensity(options.intensity))
     if len(unit) != prior.image_shape[0]:
         prior = prior.adapt((len(unit), *prior.image_shape[1:]))
+    if kind_of(options.operator) == "mri":
+        if len(unit) != 1:
+            raise InputError(f"operator mri needs a gray image, {path} is in colour")
+        prior = prior.adapt((2, *prior.image_shape[1:]))
     mode: Any = options.fit or "pad"
     grid, fitted = fit(unit, prior.image_shape[1:], mode, image.spacing)
     truth = torch.as_tensor(grid).clamp(0, 1).to(prior.like)[None]
+    if prior.image_shape[0] == 2:  # the measured image is real
+        truth = torch.cat([truth, torch.zeros_like(truth)], 1)
     A, forward = _operator(options, prior)
     y = forward(truth, _rows(1))[0]
     if options.noise:
@@ -266,8 +293,23 @@ def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, 
     return Task(y, A, prior, forward, Source(image, intensity, fitted, truth), constants)
 
 
+def _scanned(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
+    """Read the file of a scanner, and adapt the prior to its image."""
+    if options.scanner == "mri":
+        acquisition = read_kspace(path, options.operator, options.slice, options.seed)
+    else:
+        window = parse_intensity(options.intensity)
+        if window == "percentile":
+            raise InputError("intensity must be LO,HI in Hounsfield units for a sinogram")
+        acquisition = read_sinogram(path, window)
+    prior = acquisition.adapt(prior)
+    A, y = acquisition.A.to(prior.like.device), acquisition.y.to(prior.like)
+    forward = Forward(A, prior.image_shape, prior.like, 1)
+    return Task(y, A, prior, forward, None, constants, acquisition)
+
+
 def _operator(options: Options, prior: Prior) -> tuple[Any, Forward]:
-    A = parse_operator(options.operator, prior.image_shape, options.seed)
+    A = from_spec(options.operator, prior.image_shape, options.seed)
     A = A.to(prior.like.device) if isinstance(A, nn.Module) else A
     return A, Forward(A, prior.image_shape, prior.like, 1)
 
@@ -276,11 +318,11 @@ def _rows(count: int) -> Tensor:
     return torch.zeros(count, dtype=torch.long)
 
 
-def _forget(out: Path, source: Source | None) -> None:
+def _forget(out: Path, kept: str | None) -> None:
     """Remove the image that an earlier run wrote in another format."""
     for kind in (end for ends in EXTENSIONS.values() for end in ends):
         name = f"on-input-grid{kind}"
-        if source is None or name != source.name:
+        if name != kept:
             (out / name).unlink(missing_ok=True)
 
 
@@ -289,16 +331,23 @@ def _forget(out: Path, source: Source | None) -> None:
 
 def _write(place: Path, task: Task, options: Options, result: Result, how: str) -> str:
     """Write every file, and return the summary for the terminal."""
-    x = result.x.clamp(0, 1).cpu().numpy()
+    x = _shown(result.x).cpu().numpy()
     result.save(place / "result.safetensors")
     with atomic_write(place / "reconstruction.npy", "the reconstruction") as temporary:
-        np.save(temporary, x, allow_pickle=False)
+        pixels = result.x.cpu().numpy() if result.x.shape[1] == 2 else x
+        np.save(temporary, pixels, allow_pickle=False)
     write_bytes(place / "reconstruction.png", encode_png(np.concatenate(x[:SHOWN], 2)), "a picture")
     facts = _facts(task, options, result)
     record: dict[str, Any] = {"note": STAMP, "gprior": __version__, **facts}
     if task.source is not None:
         task.source.write(place, x[0], how)
         record["image"] = task.source.record()
+    if task.acquisition is not None:
+        with atomic_write(place / "on-input-grid.npy", "the reconstruction") as temporary:
+            np.save(temporary, task.acquisition.in_file_units(result.x)[0], allow_pickle=False)
+        record["acquisition"] = task.acquisition.record | {
+            "intensity": list(task.acquisition.intensity)
+        }
     write_json(place / "record.json", record, "the record")
     cases = _cases(task, result)
     lead = [
@@ -314,6 +363,8 @@ def _write(place: Path, task: Task, options: Options, result: Result, how: str) 
     if task.source is not None:
         rows.append(["intensity", "{:g} … {:g}".format(*task.source.intensity)])
         rows.append(["pixels (height x width)", task.source.pixels])
+    if task.acquisition is not None:
+        rows += [[k.replace("_", " "), _words(v)] for k, v in record["acquisition"].items()]
     write_report(
         place / "report.html",
         "Reconstruction",
@@ -355,6 +406,7 @@ def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
         "restarts": options.restarts,
         "correction": result.correction,
         **{name: result.facts()[name] for name in ("prior_weight", "misfit", "plausibility")},
+        "data_consistency": [round(value, 6) for value in _consistency(task, result.x)],
         "seed": options.seed,
         "seconds": round(result.seconds, 2),
     }
@@ -364,18 +416,18 @@ def _facts(task: Task, options: Options, result: Result) -> dict[str, Any]:
 def _cases(task: Task, result: Result) -> list[Case]:
     """Return the rows of the report, one for each image."""
     count = min(len(result.x), SHOWN)
-    x, y = result.x[:count].clamp(0, 1), task.y[:count]
+    x, y = _shown(result.x[:count]), task.y[:count]
     residual = y - task.forward(result.x[:count], _rows(count))[0]
     columns = [
         ("Measurement" if task.forward.measures_images else "Aᵀ y, rescaled", _picture(task, y)),
         ("Pseudo-inverse", _baseline(task, y)),
     ]
     if result.prior_weight is not None:
-        columns.append(("Generated", result.generated[:count].clamp(0, 1)))
+        columns.append(("Generated", _shown(result.generated[:count])))
     columns.append(("Reconstruction", x))
     notes = {}
     if task.source is not None:
-        truth = task.source.truth
+        truth = _shown(task.source.truth)
         columns = [("Image", truth), *columns, ("Residual", x - truth)]
         for title, images in columns[2:-1]:
             psnr, ssim = scores(images.to(truth), truth)
@@ -383,6 +435,7 @@ def _cases(task: Task, result: Result) -> list[Case]:
     elif task.forward.measures_images:
         columns.append(("y − A x", residual))
     rms = residual.flatten(1).square().mean(1).sqrt().tolist()
+    share = _consistency(task, result.x[:count])
     return [
         Case(
             f"Image {i + 1}",
@@ -391,7 +444,9 @@ def _cases(task: Task, result: Result) -> list[Case]:
                 for title, images in columns
             ],
             result.history[i].tolist(),
-            "; ".join([f"y − A x: {rms[i]:.2g} rms", *_said(result, i)]),
+            "; ".join(
+                [f"y − A x: {rms[i]:.2g} rms, {100 * share[i]:.2g} % of y", *_said(result, i)]
+            ),
         )
         for i in range(count)
     ]
@@ -412,6 +467,22 @@ def _said(result: Result, i: int) -> list[str]:
     return said
 
 
+def _shown(x: Tensor) -> Tensor:
+    """Return images in [0, 1]; of complex images (two channels) the magnitude."""
+    x = x.square().sum(1, keepdim=True).sqrt() if x.shape[1] == 2 else x
+    return x.clamp(0, 1)
+
+
+@torch.no_grad()
+def _consistency(task: Task, x: Tensor) -> list[float]:
+    """Return |A x - y| / |y| of each image: how far it is from what was measured."""
+    shares = []
+    for image, y in zip(x, task.y, strict=False):
+        misfit = torch.linalg.vector_norm(task.forward(image[None], _rows(1))[0][0] - y)
+        shares.append(float(misfit / torch.linalg.vector_norm(y).clamp_min(1e-12)))
+    return shares
+
+
 def _picture(task: Task, y: Tensor) -> Tensor:
     """Return images of the measurements: y itself, or Aᵀ y rescaled to [0, 1]."""
     if task.forward.measures_images:
@@ -419,6 +490,8 @@ def _picture(task: Task, y: Tensor) -> Tensor:
     with torch.enable_grad():
         x = torch.zeros(len(y), *task.prior.image_shape).to(task.prior.like).requires_grad_()
         (adjoint,) = torch.autograd.grad(task.forward(x, _rows(len(y)))[0], x, y)
+    if adjoint.shape[1] == 2:
+        adjoint = adjoint.square().sum(1, keepdim=True).sqrt()
     lo, hi = adjoint.amin((1, 2, 3), keepdim=True), adjoint.amax((1, 2, 3), keepdim=True)
     return (adjoint - lo) / (hi - lo).clamp_min(1e-12)
 
@@ -428,4 +501,4 @@ def _baseline(task: Task, y: Tensor) -> Tensor:
     image = task.forward.pseudo_inverse(y)
     if image is None:
         raise InputTypeError(f"operator {type(task.A).__name__} has no pseudo-inverse")
-    return image.clamp(0, 1)
+    return _shown(image)
