@@ -129,6 +129,9 @@ def reconstruct(
         int | None,
         typer.Option(metavar="N", help="Voxel axis of the slices: 0, 1 or 2."),
     ] = None,
+    slices: Annotated[
+        str | None, typer.Option(metavar="SLICES", help="Slices of a volume: all or LO-HI.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Constant of the method; repeatable."),
@@ -160,7 +163,7 @@ def reconstruct(
     Example:
       gprior reconstruct scan.nii.gz -o out -A circulant:0.1 --simulate
       gprior reconstruct y.npy -o out -A mask:m.png --noise 0.02 --set lr=0.1
-      gprior reconstruct kspace.h5 -o out -A mri
+      gprior reconstruct kspace.h5 -o out -A mri --slices all
     """
     from gprior.commands.reconstruct import Options, run
 
@@ -174,6 +177,7 @@ def reconstruct(
         intensity=intensity,
         slice=slice_,
         axis=axis,
+        slices=slices,
         constants=tuple(set_ or ()),
         budget=budget,
         label=label,

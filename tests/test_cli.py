@@ -471,9 +471,9 @@ def test_constants_have_their_fields_types():
 
 
 def test_records_as_words():
-    from gprior.commands.reconstruct import _words
+    from gprior.commands.outcome import words
 
-    assert _words({"seed": 0, "restarts": 1, "noise": None, "on": True, "b": (0.9, 1)}) == (
+    assert words({"seed": 0, "restarts": 1, "noise": None, "on": True, "b": (0.9, 1)}) == (
         "seed 0, restarts 1, noise none, on yes, b 0.9, 1"
     )
 
