@@ -2,8 +2,8 @@
 MRI with several coils, four times faster
 =========================================
 
-A scanner measures one line of k-space after the other. This example measures every
-fourth line only, with eight coils, and compares four reconstructions: the
+A scanner measures one line of k-space after the other. This example measures a quarter
+of the lines, with eight coils, and compares four reconstructions: the
 zero-filled image, SENSE, total variation, and the default method of `gprior.solve`.
 
 The slices are real MR slices of a head, from a file that is part of nibabel. The

@@ -32,6 +32,7 @@ def words(value: Any) -> str:
 
 
 def facts_of(task: Task, options: Options, result: Result) -> dict[str, Any]:
+    """Return what was done, and what the result says about each image, as JSON values."""
     return {
         "operator": options.measured,
         "simulated": options.simulate,
