@@ -1,8 +1,8 @@
 """What augmentation is worth with few training images: ``python benchmarks/augmentation.py``.
 
 Trains priors of 32 pixels on 500, 2,000 and 10,000 phantoms, without augmentation and with the
-adaptive one. The Fréchet distance to 2,048 held-out phantoms is measured every 250 steps. A run that
-is stopped continues from its checkpoint.
+adaptive one. The Fréchet distance to 2,048 held-out phantoms is measured every 250 steps. A run
+that is stopped continues from its checkpoint.
 """
 
 from __future__ import annotations
