@@ -36,6 +36,7 @@ default_role = "py:obj"
 PUBLIC = (
     "gprior",
     "gprior.operators",
+    "gprior.measurements",
     "gprior.priors",
     "gprior.checkpoints",
     "gprior.distances",
@@ -192,7 +193,9 @@ html_theme_options = {
         "**": ["page-toc"],
         "methods/index": [],
         "auto_examples/compare_methods": [],
+        "auto_examples/multicoil_mri": [],
         "auto_examples/prior_does_not_fit": [],
+        "auto_examples/sparse_view_ct": [],
     },
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],

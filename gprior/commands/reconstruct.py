@@ -30,11 +30,11 @@ def run(source: Path, out: Path, options: Options) -> str:
         File of measurements, or with ``options.simulate`` of an image. A folder with a DICOM
         series is reconstructed as a volume.
     out : Path
-        Folder for ``reconstruction.npy`` (B, C, H, W) in [0, 1], ``reconstruction.png``,
-        ``result.safetensors``, ``result.json``, ``record.json``, ``report.html`` and
-        ``figure.png``. For an image also ``on-input-grid`` in the format, units and geometry of
-        the input, and for the file of a scanner ``on-input-grid.npy`` in its units. All files are
-        written, or none.
+        Folder for ``reconstruction.npy`` (B, C, H, W) in [0, 1], or for MRI with the real and
+        the imaginary part (C = 2); ``reconstruction.png``, ``result.safetensors``,
+        ``result.json``, ``record.json``, ``report.html`` and ``figure.png``. For an image also
+        ``on-input-grid`` in the format, units and geometry of the input, and for the file of a
+        scanner ``on-input-grid.npy`` in its units. All files are written, or none.
     options : Options
         The options.
 
