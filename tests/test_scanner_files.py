@@ -10,7 +10,9 @@ import torch
 
 import gprior
 from gprior.checkpoints import save_prior
+from gprior.commands.outcome import cases_of
 from gprior.commands.reconstruct import Options, run
+from gprior.commands.task import prepare
 from gprior.measurements import low_resolution_phase, read_kspace, read_sinogram
 from gprior.operators import mri_mask
 
@@ -504,6 +506,20 @@ def test_kspace_from_the_command_line(kspace, mask, prior_file, tmp_path):
     assert record["stopping_rule"] == ["discrepancy"]
     page = (out / "report.html").read_text()
     assert "% of y" in page and "99th percentile" in page and "Pseudo-inverse" in page
+
+
+def test_panels_of_complex_images_show_magnitudes(kspace, mask, prior_file, tmp_path):
+    np.savez(tmp_path / "k.npz", kspace=kspace * mask, mask=mask[0], maps=coil_maps())
+    constants = ("steps=1", "init=random")
+    options = Options("mri", prior=str(prior_file), device="cpu", constants=constants)
+    task = prepare(tmp_path / "k.npz", options)
+    result = gprior.solve(task.y, task.A, task.prior, **task.constants)
+    (case,) = cases_of(task, result)
+    panels = {panel.title: panel.image for panel in case.panels}
+    assert list(panels) == ["Aᵀ y, rescaled", "Pseudo-inverse", "Generated", "Reconstruction"]
+    for title, x in (("Generated", result.generated), ("Reconstruction", result.x)):
+        magnitude = np.hypot(*x[0].numpy()).clip(0, 1)
+        np.testing.assert_allclose(panels[title], magnitude[None], atol=1e-6)
 
 
 def test_a_sinogram_from_the_command_line(prior_file, tmp_path):
