@@ -75,8 +75,9 @@ for i in range(len(y)):
 # ----------
 # SENSE is the least-squares image of all coils, by conjugate gradients on the normal
 # equations. They stop after ten iterations, because further ones fit the noise. This
-# number and the weight of total variation are the best on head phantoms. Of ``auto`` there are
-# two images: the best one of the generator, and the final one after the correction.
+# number and the weight of total variation have the best PSNR on head phantoms. Of
+# ``auto`` there are two images: the best one of the generator, and the final one after
+# the correction.
 
 images = {
     "Zero-filled": A.A_adjoint(y),

@@ -80,9 +80,9 @@ images = {
 }
 
 # %%
-# The weight of total variation is the best of six on head phantoms in the same scan. Of
-# ``auto`` there are two images: the best one of the generator, and the final one after
-# the correction.
+# The weight of total variation has the best PSNR of six on head phantoms, with these
+# views and this level of noise. Of ``auto`` there are two images: the best one of the
+# generator, and the final one after the correction.
 #
 # The results
 # -----------
