@@ -158,7 +158,7 @@ CASES = {
     "no mask file": (["y.npy", "-A", "mask:none.png"], ["none.png"]),
     "matrix of another size": (["y.npy", "-A", "matrix:{}/image.npy"], ["(m, 256)", "(20, 16)"]),
     "damaged sparse matrix": (["y.npy", "-A", "matrix:{}/two.npz"], ["save_npz"]),
-    "unknown operator": (["y.npy", "-A", "smooth:3"], ["half-mask", "mask:half", "'smooth:3'"]),
+    "unknown operator": (["y.npy", "-A", "blurring:3"], ["half-mask", "mask:half", "'blurring:3'"]),
     "operator without a number": (["y.npy", "-A", "circulant:x"], ["number"]),
     "half a factor": (["y.npy", "-A", "downsample:2.5"], ["whole number"]),
     "share above one": (["y.npy", "-A", "circulant:1.5"], ["(0, 1]"]),

@@ -223,7 +223,7 @@ def test_ct_measures_line_integrals(geometry):
 # --- What is refused -------------------------------------------------------------------------
 
 REFUSED = {
-    "smooth:2": "one of denoise.*got 'smooth:2'",
+    "blurring:2": "one of denoise.*got 'blurring:2'",
     "": "one of denoise.*got ''",
     "downsample": "needs a value: downsample:FACTOR",
     "downsample:": "needs a value",

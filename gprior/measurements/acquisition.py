@@ -56,7 +56,7 @@ class Acquisition:
     phase: Tensor | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
-    def adapt(self, prior: Prior) -> Prior:
+    def adapt(self, prior: Prior, phase_size: int | None = None) -> Prior:
         """Return a prior with images of this shape and phase.
 
         The image of the prior is resampled to cover the image without a change of its
@@ -66,6 +66,9 @@ class Acquisition:
         ----------
         prior : Prior
             A prior of real images.
+        phase_size : int, optional
+            Side of a map that is added to the phase and searched with the latents; see
+            `gprior.priors.AdaptedPrior`.
         """
         channels, *size = self.image_shape
         shown, *from_size = prior.image_shape
@@ -77,7 +80,7 @@ class Acquisition:
         if cover != from_size:
             prior = prior.adapt((shown, *cover))
         if self.phase is not None or (shown, *cover) != self.image_shape:
-            options = {} if self.phase is None else {"phase": self.phase}
+            options = {} if self.phase is None else {"phase": self.phase, "phase_size": phase_size}
             prior = prior.adapt((channels, *size), size="crop", **options)
         return prior
 

@@ -327,9 +327,9 @@ def from_spec(
     (1, 16, 16)
     >>> from_spec("ct:60", (1, 64, 64)).A(torch.zeros(1, 1, 64, 64)).shape
     torch.Size([1, 1, 91, 60])
-    >>> from_spec("smooth:2", (1, 64, 64))  # doctest: +ELLIPSIS
+    >>> from_spec("blurring:2", (1, 64, 64))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    gprior.InputTypeError: operator must be one of denoise, mask:..., got 'smooth:2'
+    gprior.InputTypeError: operator must be one of denoise, mask:..., got 'blurring:2'
     """
     name = kind_of(text)
     entry = _ENTRIES[name]
