@@ -299,7 +299,7 @@ def train(
     ] = None,
     folders: Annotated[
         str,
-        typer.Option(metavar="KIND", help="Subfolders: classes or patients."),
+        typer.Option(metavar="KIND", help="Subfolders: classes, patients."),
     ] = "classes",
     steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 12500,
     batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 16,
@@ -309,7 +309,7 @@ def train(
         str, typer.Option(metavar="P", help="adaptive, none or a probability.")
     ] = "none",
     path_length: Annotated[
-        float, typer.Option(metavar="X", help="Weight of path-length regularisation.")
+        float, typer.Option(metavar="X", help="Weight of the path lengths.")
     ] = 0.0,
     z_dim: Annotated[int, typer.Option(metavar="N", help="Dimension of the latent z.")] = 64,
     w_dim: Annotated[int, typer.Option(metavar="N", help="Dimension of the style w.")] = 128,
