@@ -305,12 +305,6 @@ def train(
     batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 16,
     lr: Annotated[float, typer.Option(metavar="X", help="Learning rate of Adam.")] = 0.002,
     gamma: Annotated[float, typer.Option(metavar="X", help="Weight of the R1 penalty.")] = 0.5,
-    augment: Annotated[
-        str, typer.Option(metavar="P", help="adaptive, none or a probability.")
-    ] = "none",
-    path_length: Annotated[
-        float, typer.Option(metavar="X", help="Weight of the path lengths.")
-    ] = 0.0,
     z_dim: Annotated[int, typer.Option(metavar="N", help="Dimension of the latent z.")] = 64,
     w_dim: Annotated[int, typer.Option(metavar="N", help="Dimension of the style w.")] = 128,
     channel_base: Annotated[
@@ -350,8 +344,6 @@ def train(
         batch=batch,
         lr=lr,
         gamma=gamma,
-        augment=augment,
-        path_length=path_length,
         z_dim=z_dim,
         w_dim=w_dim,
         channel_base=channel_base,

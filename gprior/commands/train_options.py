@@ -42,8 +42,8 @@ class Options:
     intensity, slices, axis, folders
         What is taken from a folder, and how it becomes [0, 1]; see `gprior.training.folder_set`.
         ``intensity`` is text: ``"LO,HI"`` or ``"percentile"``. Phantoms ignore them.
-    steps, batch, lr, gamma, augment, path_length, seed
-        See `Settings`. ``augment`` is text: ``"none"``, ``"adaptive"`` or a probability.
+    steps, batch, lr, gamma, seed
+        See `Settings`.
     z_dim, w_dim, channel_base, channel_max, mapping_layers
         See `StyleGAN2`.
     """
@@ -60,8 +60,6 @@ class Options:
     batch: int = 16
     lr: float = 0.002
     gamma: float = 0.5
-    augment: str = "none"
-    path_length: float = 0.0
     z_dim: int = 64
     w_dim: int = 128
     channel_base: int = 2048
@@ -74,8 +72,6 @@ class Options:
             integer(name, getattr(self, name), least=1)
         number("lr", self.lr, above=0)
         number("gamma", self.gamma, least=0)
-        number("path_length", self.path_length, least=0)
-        self.augmentation  # noqa: B018 (checks its value)
         if self.data == "phantoms" and self.channels != 1:
             raise InputError(
                 f"channels must be 1, because phantoms have 1 channel, got {self.channels}"
@@ -89,18 +85,6 @@ class Options:
         """What is taken from a folder."""
         intensity = parse_intensity(self.intensity)
         return Choice(self.slices, self.axis, intensity, self.folders)
-
-    @property
-    def augmentation(self) -> float | str:
-        """The augmentation of the discriminator's images, for `Settings`."""
-        if self.augment in ("none", "adaptive"):
-            return 0.0 if self.augment == "none" else self.augment
-        try:
-            return number("augment", float(self.augment), least=0, most=1)
-        except ValueError as error:
-            raise InputError(
-                f"augment must be none, adaptive or a probability from 0 to 1, got {self.augment!r}"
-            ) from error
 
     @property
     def name(self) -> str:
@@ -147,12 +131,6 @@ class Options:
             "num_mapping_layers": self.mapping_layers,
         }
         settings = Settings(
-            steps=self.steps,
-            batch=self.batch,
-            lr=self.lr,
-            r1_gamma=self.gamma,
-            augment=self.augmentation,
-            path_length=self.path_length,
-            seed=self.seed,
+            steps=self.steps, batch=self.batch, lr=self.lr, r1_gamma=self.gamma, seed=self.seed
         )
         return Trainer(data, config, settings, device)

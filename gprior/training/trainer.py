@@ -4,15 +4,12 @@ The parts are the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1
 and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential moving
 average of the generator's weights, and one term against mode collapse, `lacking_spread`. A small
 discriminator needs the last one: it does not notice that the cortex of all samples has the same
-folds. Optional are augmentation of what the discriminator sees (`gprior.training.augment`) and
-path-length regularisation. Every draw is keyed by the step, so a resumed run continues as if it
-had never stopped.
+folds. Every draw is keyed by the step, so a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,19 +22,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.checks import InputError, number
+from gprior.checks import InputError
 from gprior.distances import discriminator_unit
 from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
 from gprior.randomness import generator, in_plain_mode, normal
-from gprior.training.augment import GROUPS, Adaptation, augment
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features
 
-__all__ = ["Settings", "Trainer", "lacking_spread", "path_lengths"]
-
-PATH_EVERY = 4  # steps between two of the path-length regularisation
-PATH_DECAY = 0.01  # of the moving average of the lengths
+__all__ = ["Settings", "Trainer", "lacking_spread"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +52,6 @@ class Settings:
         Probability that the styles of an image come from two latents.
     ema_images : float
         Half-life of the average of the weights, in images.
-    augment : "adaptive" or float
-        Probability of each augmentation of the discriminator's images (`gprior.training.augment`),
-        or that it is adapted. 0 switches augmentation off.
-    augmentations : tuple of str
-        Groups of augmentations: ``"blit"``, ``"geometry"``, ``"intensity"``.
-    path_length : float
-        Weight of the path-length regularisation of G, every 4th step; the paper's is 2.
     seed : int
         Seed of the initial weights and of every draw.
     """
@@ -78,18 +64,7 @@ class Settings:
     diversity: float = 3.0
     mixing: float = 0.9
     ema_images: float = 5000.0
-    augment: float | str = 0.0
-    augmentations: tuple[str, ...] = GROUPS
-    path_length: float = 0.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.augment != "adaptive":
-            number("augment", self.augment, least=0, most=1)
-        unknown = [name for name in self.augmentations if name not in GROUPS]
-        if unknown:
-            raise InputError(f"augmentations must be some of {GROUPS}, got {unknown}")
-        number("path_length", self.path_length, least=0)
 
     def rate(self, step: int) -> float:
         """Return the learning rate at a step."""
@@ -124,15 +99,9 @@ class Trainer:
             net.float().to(memory_format=torch.channels_last).to(device)
         self.ema = copy.deepcopy(self.G).freeze()
         self.step, self.seconds = 0, 0.0
-        self.adaptation = Adaptation()
-        self.path_mean = 0.0  # moving average of the path lengths
         self.curve: list[dict[str, float]] = []
         ratio = settings.r1_every / (settings.r1_every + 1)  # of the lazy regularisation
-        lazy = PATH_EVERY / (PATH_EVERY + 1) if settings.path_length else 1.0
-        self.ratios = {"opt_g": lazy, "opt_d": ratio}
-        self.opt_g = torch.optim.Adam(
-            self.G.parameters(), settings.lr * lazy, (0.0, 0.99**lazy), 1e-8
-        )
+        self.opt_g = torch.optim.Adam(self.G.parameters(), settings.lr, (0.0, 0.99), 1e-8)
         self.opt_d = torch.optim.Adam(
             self.D.parameters(), settings.lr * ratio, (0.0, 0.99**ratio), 1e-8
         )
@@ -169,23 +138,18 @@ class Trainer:
     @torch.enable_grad()
     def _step(self) -> dict[str, float]:
         s, rng = self.settings, generator(self.settings.seed, "train", self.step)
-        for name, ratio in self.ratios.items():
-            getattr(self, name).param_groups[0]["lr"] = s.rate(self.step) * ratio
+        for opt, ratio in ((self.opt_g, 1.0), (self.opt_d, s.r1_every / (s.r1_every + 1))):
+            opt.param_groups[0]["lr"] = s.rate(self.step) * ratio
         rows = torch.randint(len(self.data.images), (s.batch,), generator=rng, device="cpu")
         real, label = self.data.batch(rows)
         real = real.to(self.device).contiguous(memory_format=torch.channels_last)
         c = self._one_hot(label)
         with torch.no_grad():
-            fake = self._augmented(self._generate(c, rng), rng)
-            real = self._augmented(real, rng)
+            fake = self._generate(c, rng)
         with self._autocast():
-            logits = self.D(real, c)
-            loss_d = F.softplus(self.D(fake, c)).mean() + F.softplus(-logits).mean()
+            loss_d = F.softplus(self.D(fake, c)).mean() + F.softplus(-self.D(real, c)).mean()
         self._descend(self.opt_d, loss_d)
         values = {"loss_d": float(loss_d.detach())}
-        if s.augment == "adaptive":
-            self.adaptation.observe(logits, self.step)
-            values["augment"] = self.adaptation.p
         if self.step % s.r1_every == 0:
             values["r1"] = self._r1(real, c)
         values |= self._step_generator(rng)
@@ -201,23 +165,14 @@ class Trainer:
         c = self._one_hot(labels)
         self.D.requires_grad_(False)
         with self._autocast():
-            features = self.D.features(self._augmented(self._generate(c, rng), rng))
+            features = self.D.features(self._generate(c, rng))
             loss = F.softplus(-self.D.judge(features[-1], c)).mean()
             with torch.no_grad():
-                real_features = self.D.features(self._augmented(real.to(self.device), rng))
+                real_features = self.D.features(real.to(self.device))
         lacking = lacking_spread(features, real_features)
         self._descend(self.opt_g, loss + s.diversity * lacking)
         self.D.requires_grad_(True)
-        values = {"loss_g": float(loss.detach()), "lacking": float(lacking.detach())}
-        if s.path_length and self.step % PATH_EVERY == 0:
-            values["path"] = self._path_length(c, rng)
-        return values
-
-    def _augmented(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Return images as the discriminator sees them."""
-        s = self.settings
-        p = self.adaptation.p if s.augment == "adaptive" else float(s.augment)
-        return augment(images, p, rng, s.augmentations)
+        return {"loss_g": float(loss.detach()), "lacking": float(lacking.detach())}
 
     @cached_property
     def _rows(self) -> list[Tensor]:
@@ -259,22 +214,6 @@ class Trainer:
         penalty = grad.square().sum((1, 2, 3)).mean()
         self._descend(self.opt_d, penalty * (self.settings.r1_gamma / 2 * self.settings.r1_every))
         return float(penalty.detach())
-
-    def _path_length(self, c: Tensor | None, rng: torch.Generator) -> float:
-        """Take a step on the path-length penalty, on half of a batch (arXiv:1912.04958, eq. 4)."""
-        G, n = self.G, max(self.settings.batch // 2, 1)
-        plain: dict[str, Any] = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
-        z = torch.randn(n, G.z_dim, **plain).to(self.device)
-        noise = [torch.randn(n, *shape, **plain).to(self.device) for shape in G.noise_shapes]
-        size = (n, G.config["img_channels"], *[G.config["img_resolution"]] * 2)
-        direction = torch.randn(*size, **plain).to(self.device)
-        ws = G.mapping(z, None if c is None else c[:n])
-        lengths = path_lengths(G.synthesis(ws, noise=noise), ws, direction)
-        mean = self.path_mean + PATH_DECAY * (float(lengths.detach().mean()) - self.path_mean)
-        penalty = (lengths - mean).square().mean()
-        self._descend(self.opt_g, penalty * (self.settings.path_length * PATH_EVERY))
-        self.path_mean = mean
-        return mean
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -334,8 +273,6 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
-            "adaptation": asdict(self.adaptation),
-            "path_mean": self.path_mean,
             "settings": asdict(self.settings),
             "config": self.G.config,
             **{name: getattr(self, name).state_dict() for name in self._parts()},
@@ -358,8 +295,6 @@ class Trainer:
             defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
             config = {**defaults, **state["config"]}
             parts = {name: state[name] for name in self._parts()}
-            adaptation = Adaptation(**state.get("adaptation", {}))
-            path_mean = float(state.get("path_mean", 0.0))
         except Exception as error:
             raise InputError(f"{path} is no readable training checkpoint: {error}") from error
         if config != self.G.config:
@@ -370,31 +305,10 @@ class Trainer:
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
         self.step, self.seconds, self.curve = progress
-        self.adaptation, self.path_mean = adaptation, path_mean
 
     @staticmethod
     def _parts() -> tuple[str, ...]:
         return ("G", "D", "ema", "opt_g", "opt_d")
-
-
-def path_lengths(image: Tensor, ws: Tensor, direction: Tensor) -> Tensor:
-    """Return how far the styles move an image, |J^T y| for each image (B,).
-
-    Karras et al. 2020, arXiv:1912.04958, section 3.2: y are images of normally distributed values
-    of intensity 1 / pixels, and the square is averaged over the layers.
-
-    Parameters
-    ----------
-    image : Tensor
-        (B, C, H, W), a function of ``ws``.
-    ws : Tensor
-        Styles (B, num_ws, w_dim).
-    direction : Tensor
-        Standard normal values of the shape of ``image``.
-    """
-    y = direction / math.sqrt(math.prod(image.shape[2:]))
-    (gradient,) = torch.autograd.grad((image * y).sum(), ws, create_graph=True)
-    return gradient.square().sum(2).mean(1).sqrt()
 
 
 def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
