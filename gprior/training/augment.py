@@ -110,7 +110,7 @@ class Changes:
         """
         moved = self.flip | (self.turns > 0) | self.shift.any(1)
         raw = _for_rows(raw, moved, _blit, self.flip, self.turns, self.shift)
-        still = torch.eye(2, 3, dtype=self.source.dtype)
+        still = torch.eye(2, 3, dtype=self.source.dtype, device=self.source.device)
         raw = _for_rows(raw, (self.source != still).any(2).any(1), _warp, self.source)
         scale, offset = (v.to(raw)[:, None, None, None] for v in (self.contrast, self.brightness))
         return raw * scale + offset
@@ -203,10 +203,10 @@ def _warp(x: Tensor, source: Tensor) -> Tensor:
     n, end = x.shape[-1], (x.shape[-1] - 1) / 2
     # Samples k of a line that is twice as fine are at pixel (k - CENTRE) / 2.
     wide = _mirror(torch.arange(-MARGIN, n + MARGIN, device=x.device), n - 1)
-    up = math.sqrt(2) * _filter(n + 2 * MARGIN, x) @ torch.eye(n).to(x)[wide]
+    up = math.sqrt(2) * _filter(n + 2 * MARGIN, x) @ torch.eye(n, device=x.device).to(x)[wide]
     fine = up @ x @ up.mT
     down = math.sqrt(0.5) * _filter(n, x).mT
-    line = (torch.arange(down.shape[1]).to(x) - CENTRE) / 2 - end
+    line = (torch.arange(down.shape[1], device=x.device).to(x) - CENTRE) / 2 - end
     place = torch.stack(torch.meshgrid(line, line, indexing="ij"))
     M, t = source[:, :, :2].to(x), n * source[:, :, 2:].to(x)
     place = (M @ place.flatten(1) + t).unflatten(2, place.shape[1:])  # (B, 2, rows, columns)
@@ -219,9 +219,10 @@ def _warp(x: Tensor, source: Tensor) -> Tensor:
 
 def _filter(n: int, like: Tensor) -> Tensor:
     """Return the matrix (2n + 10, n) that fills a line up with zeros and filters it."""
-    k = torch.arange(2 * n + len(SYM6) - 2)[:, None] - 2 * torch.arange(n)
-    taps = torch.tensor(SYM6, dtype=torch.float64)[k.clamp(0, len(SYM6) - 1)]
-    return (taps * ((k >= 0) & (k < len(SYM6)))).to(like)
+    last = len(SYM6) - 1
+    k = torch.arange(2 * n + last - 1, device=like.device)[:, None]
+    k = k - 2 * torch.arange(n, device=like.device)
+    return like.new_tensor(SYM6)[k.clamp(0, last)] * ((k >= 0) & (k <= last))
 
 
 class Probability:

@@ -65,7 +65,8 @@ class Settings:
     augment_images : float
         Number of training images in which the adaptive probability can rise from 0 to 1.
     augmentations : tuple of str
-        Names of the augmentations; see `gprior.training.augment`.
+        Names of the augmentations: flip, turn, shift, scale, rotate, stretch, move, brightness
+        and contrast. By default all but the first two.
     path_length : float
         Weight of the path-length regularization; 0 switches it off.
     """
