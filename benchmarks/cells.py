@@ -255,19 +255,27 @@ def record(result: gprior.Result) -> dict[str, Any]:
 Results = Mapping[str, Mapping[str, Any]]
 
 
-def run(cells: Sequence[Cell], path: Path, jobs: int, device: str = "cpu") -> Results:
+def run(
+    cells: Sequence[Any],
+    path: Path,
+    jobs: int,
+    device: str = "cpu",
+    function: Callable[[Any, str], dict[str, Any]] = compute,
+) -> Results:
     """Compute the cells that are missing in the file, and return all of them by key.
 
     Parameters
     ----------
     cells : sequence of Cell
-        They are computed in this order.
+        They are computed in this order. Anything with a ``key`` can be a cell.
     path : Path
         JSON file with an object ``{key: scores}``.
     jobs : int
         Number of processes.
     device : str
         Where the cells are computed, such as ``"cuda"``.
+    function : callable
+        Function of a cell and the device that returns the scores.
     """
     stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     missing = {cell.key: cell for cell in cells if cell.key not in stored}
@@ -276,7 +284,7 @@ def run(cells: Sequence[Cell], path: Path, jobs: int, device: str = "cpu") -> Re
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
         tqdm(total=len(missing), unit="cell", desc=path.stem) as bar,
     ):
-        running = {pool.submit(compute, cell, device): key for key, cell in missing.items()}
+        running = {pool.submit(function, cell, device): key for key, cell in missing.items()}
         for done in as_completed(running):
             stored[running[done]] = done.result()
             write_json(path, stored, "the results")
@@ -343,8 +351,9 @@ def trio(values: Scores) -> str:
 def main(
     script: str,
     about: str,
-    build: Callable[[bool], list[Cell]],
+    build: Callable[[bool], list[Any]],
     tables: Callable[[Results, bool], dict[str, Table]],
+    function: Callable[[Any, str], dict[str, Any]] = compute,
 ) -> None:
     """Run a benchmark: compute its missing cells, then print and write its tables.
 
@@ -359,6 +368,8 @@ def main(
         on few images and steps, and writes no table.
     tables : callable
         Function of the results and ``quick`` that returns the tables by name.
+    function : callable
+        What computes a cell; see `run`.
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument(
@@ -369,7 +380,7 @@ def main(
     parser.add_argument("--results", type=Path, help="file of results; remove it to start again")
     args = parser.parse_args()
     path = args.results or RESULTS / f"{script}{'-quick' * args.quick}.json"
-    results = run(build(args.quick), path, args.jobs, args.device)
+    results = run(build(args.quick), path, args.jobs, args.device, function)
     for name, rows in tables(results, args.quick).items():
         print(f"\n{name}\n{report.Table(name, rows[0], rows[1:]).text()}")
         if not args.quick:

@@ -316,6 +316,16 @@ def train(
     mapping_layers: Annotated[
         int, typer.Option(metavar="N", help="Layers of the mapping network.")
     ] = 4,
+    augment: Annotated[
+        str, typer.Option(metavar="P", help="none, adaptive or a probability.")
+    ] = "none",
+    augment_with: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Such as flip,shift,rotate; see the manual."),
+    ] = None,
+    path_length: Annotated[
+        float, typer.Option(metavar="X", help="Weight of the path lengths.")
+    ] = 0.0,
     every: Annotated[int, typer.Option(metavar="N", help="Steps between checkpoints.")] = 500,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR.")] = False,
@@ -349,6 +359,9 @@ def train(
         channel_base=channel_base,
         channel_max=channel_max,
         mapping_layers=mapping_layers,
+        augment=augment,
+        augment_with=augment_with,
+        path_length=path_length,
         seed=seed,
     )
     if check:

@@ -1,6 +1,7 @@
 """``gprior train``: a run in a folder, its interruption and its end."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -160,6 +161,9 @@ def test_a_folder(classes, tmp_path):
         ((), {"batch": 0}, "batch must be an integer of at least 1"),
         ((), {"every": 0}, "every must be an integer of at least 1"),
         ((), {"lr": -1}, "lr must be a finite number above 0"),
+        ((), {"augment": "often"}, "augment must be 'adaptive' or a number from 0 to 1"),
+        ((), {"augment_with": "flip,hue"}, "augmentations must be some of flip, turn"),
+        ((), {"path_length": -1}, "path_length must be a finite number of at least 0"),
         ((), {"channels": 3}, "phantoms have 1 channel"),
         (("none",), {}, "a folder of images"),
         (("{}",), {}, "at least 20"),
@@ -171,6 +175,32 @@ def test_bad_options(words, options, expected, tmp_path):
     result = call(tmp_path / "run", *words, **options)
     assert result.exit_code == 2, result.output
     assert expected in result.output and "Traceback" not in result.output
+
+
+def test_augmentation_and_path_length(tmp_path):
+    out = tmp_path / "run"
+    options = {"augment": 0.5, "augment_with": "flip,scale", "path_length": 2}
+    result = call(out, every=2, **options)
+    assert result.exit_code == 0, result.output
+    settings = load_prior(out / "phantom-16.safetensors").record["settings"]
+    assert settings["augment"] == 0.5 and settings["augmentations"] == ["flip", "scale"]
+    assert settings["path_length"] == 2
+    card = (out / "model_card.md").read_text()
+    assert "--augment 0.5 --augment-with flip,scale --path-length 2" in card
+    assert json.loads((out / "curve.json").read_text())["curve"][-1]["p"] == 0.5
+    assert Options(augment="adaptive").settings.augment == "adaptive"
+
+
+def test_a_run_from_before_an_option_is_resumed(trained, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(trained[0], out)
+    options = json.loads((out / "options.json").read_text())
+    for name in ("augment", "augment_with", "path_length"):
+        del options[name]
+    (out / "options.json").write_text(json.dumps(options))
+    assert call(out, "--resume", every=2).exit_code == 0
+    result = call(out, "--resume", every=2, augment="adaptive")
+    assert result.exit_code == 2 and "augment=none" in result.output
 
 
 def test_two_runs_are_not_mixed(trained):
@@ -188,8 +218,6 @@ def test_two_runs_are_not_mixed(trained):
 
 
 def test_damaged_options(trained, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(trained[0], out)
     (out / "options.json").write_text("{")
@@ -199,8 +227,6 @@ def test_damaged_options(trained, tmp_path):
 
 
 def test_a_damaged_checkpoint(trained, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(trained[0], out)
     whole = (out / "checkpoint.pt").read_bytes()

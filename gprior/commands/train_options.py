@@ -46,6 +46,12 @@ class Options:
         See `Settings`.
     z_dim, w_dim, channel_base, channel_max, mapping_layers
         See `StyleGAN2`.
+    augment : str
+        ``"adaptive"``, ``"none"``, or the probability of each augmentation; see `Settings`.
+    augment_with : str, optional
+        Names of augmentations with commas between them; the default is that of `Settings`.
+    path_length : float
+        See `Settings`.
     """
 
     data: str = "phantoms"
@@ -65,6 +71,9 @@ class Options:
     channel_base: int = 2048
     channel_max: int = 128
     mapping_layers: int = 4
+    augment: str = "none"
+    augment_with: str | None = None
+    path_length: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,13 +87,28 @@ class Options:
             )
         if self.axis is not None:
             integer("axis", self.axis, 0, 2)
-        self.choice  # noqa: B018 (checks its values)
+        self.choice, self.settings  # noqa: B018 (checks their values)
 
     @property
     def choice(self) -> Choice:
         """What is taken from a folder."""
         intensity = parse_intensity(self.intensity)
         return Choice(self.slices, self.axis, intensity, self.folders)
+
+    @property
+    def settings(self) -> Settings:
+        """The constants of the training."""
+        given = {} if self.augment_with is None else {"augmentations": self.augment_with.split(",")}
+        return Settings(
+            steps=self.steps,
+            batch=self.batch,
+            lr=self.lr,
+            r1_gamma=self.gamma,
+            seed=self.seed,
+            augment=_probability(self.augment),
+            path_length=self.path_length,
+            **given,
+        )
 
     @property
     def name(self) -> str:
@@ -130,7 +154,12 @@ class Options:
             "channel_max": self.channel_max,
             "num_mapping_layers": self.mapping_layers,
         }
-        settings = Settings(
-            steps=self.steps, batch=self.batch, lr=self.lr, r1_gamma=self.gamma, seed=self.seed
-        )
-        return Trainer(data, config, settings, device)
+        return Trainer(data, config, self.settings, device)
+
+
+def _probability(text: str) -> float | str:
+    """Return the number that an option stands for; other text stays as it is."""
+    try:
+        return 0.0 if text == "none" else float(text)
+    except ValueError:
+        return text

@@ -53,12 +53,14 @@ def _tiled(images: Tensor) -> Any:
 def draw_curve(path: Path, curve: Sequence[Mapping[str, float]], real: float) -> None:
     """Draw the Fréchet distance at each checkpoint, and the distance of real images as a line.
 
+    The probability of augmentations is drawn with an axis of its own if there are any.
+
     Parameters
     ----------
     path : Path
         A PNG file.
     curve : sequence of mapping
-        One point per checkpoint, with ``step`` and ``frechet``.
+        One point per checkpoint, with ``step`` and ``frechet``, and ``p`` in newer runs.
     real : float
         The Fréchet distance of training images to held-out images.
     """
@@ -69,6 +71,13 @@ def draw_curve(path: Path, curve: Sequence[Mapping[str, float]], real: float) ->
     ax.axhline(real, color="0.4", linestyle="--", label=f"real images ({real:.2f})")
     ax.set(xlabel="step", ylabel="Fréchet distance to held-out images", yscale="log")
     ax.spines[["top", "right"]].set_visible(False)
+    p = [point.get("p", 0.0) for point in curve]
+    if any(p):
+        ax.plot([], [], color="#d0702f", label="p of augmentations (right)")
+        right = ax.twinx()
+        right.plot(steps, p, color="#d0702f")
+        right.set(ylabel="p", ylim=(0, 1))
+        right.spines["top"].set_visible(False)
     ax.legend(frameon=False)
     _save(drawing, path)
 

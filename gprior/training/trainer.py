@@ -4,7 +4,8 @@ The parts are the non-saturating logistic loss (Goodfellow et al. 2014), lazy R1
 and style mixing (Karras et al. 2020, arXiv:1912.04958, section 3.1), an exponential moving
 average of the generator's weights, and one term against mode collapse, `lacking_spread`. A small
 discriminator needs the last one: it does not notice that the cortex of all samples has the same
-folds. Every draw is keyed by the step, so a resumed run continues as if it had never stopped.
+folds. Options are the augmentations of ``augment`` and the regularization of ``path_length``. Every
+draw is keyed by the step, so a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.checks import InputError
+from gprior.checks import InputError, number
 from gprior.distances import discriminator_unit
 from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
 from gprior.randomness import generator, in_plain_mode, normal
+from gprior.training.augment import USUAL, Probability, check_names, draw_changes
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features
+from gprior.training.path_length import PathLength
 
 __all__ = ["Settings", "Trainer", "lacking_spread"]
+
+LATER = ("probability", "path_length")  # parts that checkpoints have gained
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,16 @@ class Settings:
         Half-life of the average of the weights, in images.
     seed : int
         Seed of the initial weights and of every draw.
+    augment : float or "adaptive"
+        Probability of each augmentation of the images that the discriminator sees: a number in
+        [0, 1], or one that starts at 0 and adapts to the training (see `Probability`).
+    augment_images : float
+        Number of training images in which the adaptive probability can rise from 0 to 1.
+    augmentations : tuple of str
+        Names of the augmentations: flip, turn, shift, scale, rotate, stretch, move, brightness
+        and contrast. By default all but the first two.
+    path_length : float
+        Weight of the path-length regularization; 0 switches it off.
     """
 
     steps: int = 12500
@@ -65,6 +80,15 @@ class Settings:
     mixing: float = 0.9
     ema_images: float = 5000.0
     seed: int = 0
+    augment: float | str = 0.0
+    augment_images: float = 50_000.0
+    augmentations: tuple[str, ...] = USUAL
+    path_length: float = 0.0
+
+    def __post_init__(self) -> None:
+        Probability.of(self.augment, self.augment_images)
+        number("path_length", self.path_length, least=0)
+        check_names(self.augmentations)
 
     def rate(self, step: int) -> float:
         """Return the learning rate at a step."""
@@ -100,10 +124,13 @@ class Trainer:
         self.ema = copy.deepcopy(self.G).freeze()
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
-        ratio = settings.r1_every / (settings.r1_every + 1)  # of the lazy regularisation
-        self.opt_g = torch.optim.Adam(self.G.parameters(), settings.lr, (0.0, 0.99), 1e-8)
-        self.opt_d = torch.optim.Adam(
-            self.D.parameters(), settings.lr * ratio, (0.0, 0.99**ratio), 1e-8
+        self.probability = Probability.of(settings.augment, settings.augment_images)
+        self.path_length = PathLength(settings.path_length)
+        # Learning rates make up for the additional steps of the lazy regularisations.
+        self.ratios = self.path_length.ratio, settings.r1_every / (settings.r1_every + 1)
+        self.opt_g, self.opt_d = (
+            torch.optim.Adam(net.parameters(), settings.lr * ratio, (0.0, 0.99**ratio), 1e-8)
+            for net, ratio in zip((self.G, self.D), self.ratios, strict=True)
         )
 
     def train(
@@ -138,7 +165,7 @@ class Trainer:
     @torch.enable_grad()
     def _step(self) -> dict[str, float]:
         s, rng = self.settings, generator(self.settings.seed, "train", self.step)
-        for opt, ratio in ((self.opt_g, 1.0), (self.opt_d, s.r1_every / (s.r1_every + 1))):
+        for opt, ratio in zip((self.opt_g, self.opt_d), self.ratios, strict=True):
             opt.param_groups[0]["lr"] = s.rate(self.step) * ratio
         rows = torch.randint(len(self.data.images), (s.batch,), generator=rng, device="cpu")
         real, label = self.data.batch(rows)
@@ -146,13 +173,19 @@ class Trainer:
         c = self._one_hot(label)
         with torch.no_grad():
             fake = self._generate(c, rng)
+            real, fake = self._changes("real")(real), self._changes("fake")(fake)
         with self._autocast():
-            loss_d = F.softplus(self.D(fake, c)).mean() + F.softplus(-self.D(real, c)).mean()
+            of_real = self.D(real, c)
+            loss_d = F.softplus(self.D(fake, c)).mean() + F.softplus(-of_real).mean()
         self._descend(self.opt_d, loss_d)
         values = {"loss_d": float(loss_d.detach())}
         if self.step % s.r1_every == 0:
             values["r1"] = self._r1(real, c)
         values |= self._step_generator(rng)
+        if self.path_length.due(self.step):
+            values["path_length"] = self._regularize_paths()
+        self.probability.see(of_real)
+        values |= {"r_t": self.probability.r, "p": self.probability.p}
         self._average()
         return values
 
@@ -164,15 +197,33 @@ class Trainer:
         real, labels = self.data.batch(rows)
         c = self._one_hot(labels)
         self.D.requires_grad_(False)
+        change = self._changes("generator")  # one for both, so that their spreads are comparable
+        fake, real = change(self._generate(c, rng)), change(real.to(self.device))
         with self._autocast():
-            features = self.D.features(self._generate(c, rng))
+            features = self.D.features(fake)
             loss = F.softplus(-self.D.judge(features[-1], c)).mean()
             with torch.no_grad():
-                real_features = self.D.features(real.to(self.device))
+                real_features = self.D.features(real)
         lacking = lacking_spread(features, real_features)
         self._descend(self.opt_g, loss + s.diversity * lacking)
         self.D.requires_grad_(True)
         return {"loss_g": float(loss.detach()), "lacking": float(lacking.detach())}
+
+    def _changes(self, images: str) -> Callable[[Tensor], Tensor]:
+        """Draw what happens to a batch of images before the discriminator sees them."""
+        s, rng = self.settings, generator(self.settings.seed, "augment", images, self.step)
+        return draw_changes(s.augmentations, self.probability.p, s.batch, rng)
+
+    def _regularize_paths(self) -> float:
+        """Take a step of G on the path-length penalty, at half a batch; return the mean length."""
+        s, rng = self.settings, generator(self.settings.seed, "path length", self.step)
+        n = max(s.batch // 2, 1)
+        rows = torch.randint(len(self.data.labels), (n,), generator=rng, device="cpu")
+        ws, noise = self._styles(self._one_hot(self.data.labels[rows]), rng, n)
+        images = self.G.synthesis(ws, noise=noise)
+        y = torch.randn(images.shape, generator=rng, dtype=torch.float32, device="cpu")
+        self._descend(self.opt_g, self.path_length.penalty(images, ws, y.to(self.device)))
+        return self.path_length.mean
 
     @cached_property
     def _rows(self) -> list[Tensor]:
@@ -189,18 +240,24 @@ class Trainer:
         return F.one_hot(label, self.G.c_dim).float().to(self.device)
 
     def _generate(self, c: Tensor | None, rng: torch.Generator) -> Tensor:
-        """Generate raw images with style mixing and fresh noise maps."""
-        n, G = self.settings.batch, self.G
+        """Generate a batch of raw images with style mixing and fresh noise maps."""
+        with self._autocast():
+            ws, noise = self._styles(c, rng, self.settings.batch)
+            return self.G.synthesis(ws, noise=noise).float()
+
+    def _styles(
+        self, c: Tensor | None, rng: torch.Generator, n: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return mixed styles (n, layers, w_dim) and noise maps for n images."""
+        G = self.G
         plain: dict[str, Any] = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
         z = torch.randn(2, n, G.z_dim, **plain).to(self.device)
         mixed = torch.rand(n, **plain) < self.settings.mixing
         cut = torch.randint(1, G.num_ws, (n,), generator=rng, device="cpu")
         cut = torch.where(mixed, cut, G.num_ws)[:, None, None].to(self.device)
         noise = [torch.randn(n, *shape, **plain).to(self.device) for shape in G.noise_shapes]
-        with self._autocast():
-            layers = torch.arange(G.num_ws, device=self.device)[:, None]
-            ws = torch.where(layers < cut, G.mapping(z[0], c), G.mapping(z[1], c))
-            return G.synthesis(ws, noise=noise).float()
+        layers = torch.arange(G.num_ws, device=self.device)[:, None]
+        return torch.where(layers < cut, G.mapping(z[0], c), G.mapping(z[1], c)), noise
 
     def _descend(self, opt: torch.optim.Adam, loss: Tensor) -> None:
         opt.zero_grad(set_to_none=True)
@@ -294,7 +351,8 @@ class Trainer:
             # Arguments that StyleGAN2 has gained since then had their default values.
             defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
             config = {**defaults, **state["config"]}
-            parts = {name: state[name] for name in self._parts()}
+            # So had the state of options; a checkpoint from before them has none.
+            parts = {k: state[k] for k in self._parts() if k in state or k not in LATER}
         except Exception as error:
             raise InputError(f"{path} is no readable training checkpoint: {error}") from error
         if config != self.G.config:
@@ -308,7 +366,7 @@ class Trainer:
 
     @staticmethod
     def _parts() -> tuple[str, ...]:
-        return ("G", "D", "ema", "opt_g", "opt_d")
+        return ("G", "D", "ema", "opt_g", "opt_d", *LATER)
 
 
 def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
