@@ -26,7 +26,7 @@ COMMAND = "import sys; from gprior.cli import main; sys.argv[1:] = {words}; main
 # Ends the process at the first step of the search, without the clean-up of Python.
 FIRST_STEP = """
 import os
-import gprior.commands.reconstruct as command
+import gprior.commands.task as command
 solve = command.solve
 command.solve = lambda *a, **k: solve(*a, callback=lambda *step: os._exit(0), **k)
 """

@@ -325,13 +325,13 @@ def test_full_disk_keeps_the_results_before(options, tmp_path, monkeypatch):
 def test_an_image_that_cannot_be_derived_is_refused_before_the_search(
     options, tmp_path, monkeypatch
 ):
-    from gprior.commands import reconstruct, task
+    from gprior.commands import task
 
     def refuse(*args):
         raise ValueError("no image can be derived")
 
     monkeypatch.setattr(task, "write_like", refuse)
-    monkeypatch.setattr(reconstruct, "solve", lambda *a, **k: pytest.fail("a useless search"))
+    monkeypatch.setattr(task, "solve", lambda *a, **k: pytest.fail("a useless search"))
     with pytest.raises(ValueError, match="derived"):
         run(image_file("png", tmp_path), tmp_path / "out", options(simulate=True))
     assert not (tmp_path / "out").exists()

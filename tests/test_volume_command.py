@@ -20,7 +20,7 @@ from pydicom.data import get_testdata_file
 
 from gprior.checkpoints import save_prior
 from gprior.checks import InputError
-from gprior.commands import stacks, volume
+from gprior.commands import stacks, task
 from gprior.commands.reconstruct import Options, run
 from gprior.images import read_image
 
@@ -117,7 +117,7 @@ def test_a_series_without_slices_given(tmp_path, options):
 def test_a_stopped_run_continues_where_it_was(nifti, tmp_path, options, monkeypatch):
     monkeypatch.setattr(stacks, "BATCH", 2)
     run(nifti, tmp_path / "whole", options())
-    solve, calls = volume.solve, []
+    solve, calls = task.solve, []
 
     def stopped(y, *args, **others):
         if len(calls) == 1:
@@ -125,7 +125,7 @@ def test_a_stopped_run_continues_where_it_was(nifti, tmp_path, options, monkeypa
         calls.append(len(y))
         return solve(y, *args, **others)
 
-    monkeypatch.setattr(volume, "solve", stopped)
+    monkeypatch.setattr(task, "solve", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(nifti, tmp_path / "out", options())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["slices"]
@@ -185,7 +185,7 @@ def test_bad_input(nifti, tmp_path, options, others, message):
 
 
 def test_what_cannot_be_written_is_refused_before_the_search(tmp_path, options, monkeypatch):
-    monkeypatch.setattr(volume, "solve", lambda *a, **k: pytest.fail("a useless search"))
+    monkeypatch.setattr(task, "solve", lambda *a, **k: pytest.fail("a useless search"))
     source = Path(str(get_testdata_file("liver_1frame.dcm", download=False)))
     with pytest.raises(InputError, match="stores 1 bits"):
         run(source, tmp_path / "out", options())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from gprior import __version__
 from gprior.commands.outcome import SHOWN, cases_of, facts_of, shown, words
 from gprior.commands.report import Section, Table, encode_png, write_figure, write_report
 from gprior.commands.staging import staged
-from gprior.commands.task import Options, Task, prepare
+from gprior.commands.task import Options, Task, prepare, solve_tasks
 from gprior.files import atomic_write, write_bytes, write_json
 from gprior.images import EXTENSIONS, STAMP
 from gprior.result import Result
-from gprior.solving import solve
 
 __all__ = ["Options", "run"]
 
@@ -58,24 +56,7 @@ def run(source: Path, out: Path, options: Options) -> str:
         if task.source is not None:
             # An image that cannot be written like its source is refused before the search.
             task.source.write(place, shown(task.source.truth)[0].cpu().numpy(), how)
-        with warnings.catch_warnings():
-            # The summary and the report say it in their own words.
-            warnings.filterwarnings("ignore", "the prior does not contain", RuntimeWarning)
-            result = solve(
-                task.y,
-                task.A,
-                task.prior,
-                options.solver,
-                label=options.label,
-                noise_std=task.noise_std(options.noise),
-                restarts=options.restarts,
-                correction=options.correction,
-                check=options.check,
-                seed=options.seed,
-                budget=options.budget,
-                progress=True,
-                **task.constants,
-            )
+        result = solve_tasks([task], options, progress=True)
         summary = _write(place, task, options, result, how)
     _forget(out, task.own_grid)
     return f"{summary}\nwritten to {out / 'report.html'} ({STAMP})"

@@ -1,7 +1,9 @@
-"""What a reconstruction starts from: options, the file that was read, and the problem."""
+"""A reconstruction up to its result: options, the file that was read, the problem, the search."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +32,8 @@ from gprior.operators import from_spec, kind_of, without_path
 from gprior.priors import Prior
 from gprior.problem import Forward, informative
 from gprior.randomness import normal
+from gprior.result import Result
+from gprior.solving import solve
 
 __all__ = [
     "Options",
@@ -43,6 +47,7 @@ __all__ = [
     "prepare",
     "prior_for",
     "scanned",
+    "solve_tasks",
 ]
 
 
@@ -293,3 +298,26 @@ def operator_for(options: Options, prior: Prior) -> tuple[Any, Forward]:
 def first_rows(count: int) -> Tensor:
     """Return the number of the operator's row for each image: there is one operator for all."""
     return torch.zeros(count, dtype=torch.long)
+
+
+def solve_tasks(tasks: Sequence[Task], options: Options, progress: bool = False) -> Result:
+    """Solve tasks that share an operator and a prior, in one batch."""
+    first = tasks[0]
+    with warnings.catch_warnings():
+        # The summary and the report say it in their own words.
+        warnings.filterwarnings("ignore", "the prior does not contain", RuntimeWarning)
+        return solve(
+            torch.cat([task.y for task in tasks]),
+            first.A,
+            first.prior,
+            options.solver,
+            label=options.label,
+            noise_std=first.noise_std(options.noise),
+            restarts=options.restarts,
+            correction=options.correction,
+            check=options.check,
+            seed=options.seed,
+            budget=options.budget,
+            progress=progress,
+            **first.constants,
+        )

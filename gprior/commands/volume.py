@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from gprior import __version__
@@ -24,12 +22,12 @@ from gprior.commands.outcome import cases_of, facts_of, shown, words
 from gprior.commands.report import Chart, Section, Table, write_figure, write_report
 from gprior.commands.stacks import Stack, open_stack
 from gprior.commands.staging import staged
-from gprior.commands.task import Options, Task
+from gprior.commands.task import Options, Task, solve_tasks
 from gprior.distances import scores
 from gprior.files import restate, write_json
 from gprior.images import STAMP, EmptyImageError
 from gprior.result import Result
-from gprior.solving import UNLIKELY, solve
+from gprior.solving import UNLIKELY
 
 __all__ = ["run_volume"]
 
@@ -78,7 +76,7 @@ def _solve(stack: Stack, done: Results, options: Options) -> None:
 
     def flush() -> None:
         tasks = [task for _, task in waiting]
-        together = _solved(tasks, options)
+        together = solve_tasks(tasks, options)
         result = replace(together, seconds=together.seconds / len(tasks))
         for row, (index, _) in enumerate(waiting):
             result.take([row]).save(done.path(index))
@@ -96,28 +94,6 @@ def _solve(stack: Stack, done: Results, options: Options) -> None:
                 flush()
         if waiting:
             flush()
-
-
-def _solved(tasks: Sequence[Task], options: Options) -> Result:
-    """Solve tasks that share an operator and a prior."""
-    first = tasks[0]
-    with warnings.catch_warnings():
-        # The report says it for each slice.
-        warnings.filterwarnings("ignore", "the prior does not contain", RuntimeWarning)
-        return solve(
-            torch.cat([task.y for task in tasks]),
-            first.A,
-            first.prior,
-            options.solver,
-            label=options.label,
-            noise_std=first.noise_std(options.noise),
-            restarts=options.restarts,
-            correction=options.correction,
-            check=options.check,
-            seed=options.seed,
-            budget=options.budget,
-            **first.constants,
-        )
 
 
 class Results:
