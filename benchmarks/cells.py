@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -184,8 +185,10 @@ def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
         weight = tuned_weight(A, prior) if demo is None else TV_WEIGHT[demo]
         return scored(total_variation(y, A, weight), x)
     stop = cell.stop or ("auto" if cell.operator.startswith("noise") else "fixed")
+    started = time.process_time()
     result = gprior.solve(y, A, prior, cell.solver, stop=stop, **cell.constants)
-    values = {**scored(result.x, x), **record(result)}
+    spent = round(time.process_time() - started, 2)
+    values = {**scored(result.x, x), **record(result), "processor seconds": spent}
     if result.prior_weight is not None:
         generated = scored(result.generated, x)
         values |= {f"generated {metric}": row for metric, row in generated.items()}

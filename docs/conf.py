@@ -36,6 +36,7 @@ default_role = "py:obj"
 PUBLIC = (
     "gprior",
     "gprior.operators",
+    "gprior.measurements",
     "gprior.priors",
     "gprior.checkpoints",
     "gprior.distances",
@@ -192,7 +193,9 @@ html_theme_options = {
         "**": ["page-toc"],
         "methods/index": [],
         "auto_examples/compare_methods": [],
+        "auto_examples/multicoil_mri": [],
         "auto_examples/prior_does_not_fit": [],
+        "auto_examples/sparse_view_ct": [],
     },
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
@@ -223,30 +226,31 @@ def math_block(writer: Any, node: Any) -> None:
 # --- The help texts of the command line, taken from the commands themselves ---------------------
 
 
-def help_directive() -> Any:
-    """Return a directive ``.. help:: COMMAND`` that shows ``gprior COMMAND --help``."""
+def output_directive(*words: str) -> Any:
+    """Return a directive that shows what ``gprior COMMAND`` prints, where `words` follow it."""
     from docutils import nodes
     from docutils.parsers.rst import Directive
     from typer.testing import CliRunner
 
     from gprior.cli import main
 
-    class Help(Directive):
+    class Output(Directive):
         required_arguments = 1
 
         def run(self) -> list[Any]:
-            arguments = [*self.arguments, "--help"]
+            arguments = [*self.arguments, *words]
             shown = CliRunner().invoke(main, arguments, prog_name="gprior", terminal_width=84)
             if shown.exit_code:
-                raise self.error(f"gprior {self.arguments[0]} --help failed: {shown.output}")
+                raise self.error(f"gprior {' '.join(arguments)} failed: {shown.output}")
             return [nodes.literal_block(text=shown.output.strip(), language="text")]
 
-    return Help
+    return Output
 
 
 def setup(app: Any) -> None:
     """Register the checks, the directive and the renderer of formulas."""
-    app.add_directive("help", help_directive())
+    app.add_directive("help", output_directive("--help"))
+    app.add_directive("output", output_directive())
     app.connect("autodoc-process-docstring", keep_differences)
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("env-check-consistency", check_complete)

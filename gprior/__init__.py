@@ -22,7 +22,7 @@ _HOME = {
     "load_prior": "gprior.checkpoints",
     "solve": "gprior.solving",
 }
-_ROOMS = ("checkpoints", "images", "operators", "priors", "solvers", "training")
+_ROOMS = ("checkpoints", "images", "measurements", "operators", "priors", "solvers", "training")
 
 __all__ = [
     "InputError",
@@ -33,6 +33,7 @@ __all__ = [
     "checkpoints",
     "images",
     "load_prior",
+    "measurements",
     "operators",
     "priors",
     "solve",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gprior import checkpoints, images, operators, priors, solvers, training
+    from gprior import checkpoints, images, measurements, operators, priors, solvers, training
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual

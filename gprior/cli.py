@@ -103,7 +103,7 @@ def reconstruct(
             "--operator",
             "-A",
             metavar="SPEC",
-            help="Operator, such as circulant:0.1.",
+            help="Operator; see `gprior operators`.",
         ),
     ],
     solver: Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")] = "auto",
@@ -128,6 +128,9 @@ def reconstruct(
     axis: Annotated[
         int | None,
         typer.Option(metavar="N", help="Voxel axis of the slices: 0, 1 or 2."),
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option(metavar="SLICES", help="Slices of a volume: all or LO-HI.")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -160,6 +163,7 @@ def reconstruct(
     Example:
       gprior reconstruct scan.nii.gz -o out -A circulant:0.1 --simulate
       gprior reconstruct y.npy -o out -A mask:m.png --noise 0.02 --set lr=0.1
+      gprior reconstruct kspace.h5 -o out -A mri --slices all
     """
     from gprior.commands.reconstruct import Options, run
 
@@ -173,6 +177,7 @@ def reconstruct(
         intensity=intensity,
         slice=slice_,
         axis=axis,
+        slices=slices,
         constants=tuple(set_ or ()),
         budget=budget,
         label=label,
@@ -183,6 +188,19 @@ def reconstruct(
         seed=seed,
     )
     typer.echo(run(source, out, options))
+
+
+@main.command()
+def operators() -> None:
+    """List the operators that -A takes.
+
+    \b
+    Example:
+      gprior operators
+    """
+    from gprior.operators import OPERATORS
+
+    typer.echo("\n".join(f"{form}\n    {text}" for form, text in OPERATORS.items()))
 
 
 @main.command()
@@ -281,7 +299,7 @@ def train(
     ] = None,
     folders: Annotated[
         str,
-        typer.Option(metavar="KIND", help="Subfolders: classes or patients."),
+        typer.Option(metavar="KIND", help="Subfolders: classes, patients."),
     ] = "classes",
     steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 12500,
     batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 16,
@@ -306,7 +324,7 @@ def train(
         typer.Option(metavar="NAMES", help="Such as flip,shift,rotate; see the manual."),
     ] = None,
     path_length: Annotated[
-        float, typer.Option(metavar="X", help="Weight of path-length penalty.")
+        float, typer.Option(metavar="X", help="Weight of the path lengths.")
     ] = 0.0,
     every: Annotated[int, typer.Option(metavar="N", help="Steps between checkpoints.")] = 500,
     seed: Seed = 0,

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "checkpoints": (*TOOLS, "priors"),
     "images": TOOLS,
     "distances": (*TOOLS, "priors"),
+    "measurements": (*TOOLS, "operators"),
     "problem": (*TOOLS, "priors", "distances"),
     "search": (*TOOLS, "priors", "problem"),
     "solvers": (*TOOLS, "priors", "distances", "problem", "search"),
@@ -38,10 +39,10 @@ MAY_IMPORT = {
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),
     "training": (*TOOLS, "priors", "checkpoints", "distances", "images"),
     "commands": (
-        *TOOLS, "operators", "priors", "checkpoints", "images", "distances", "problem", "solvers",
-        "result", "solving", "training",
+        *TOOLS, "operators", "priors", "checkpoints", "images", "distances", "measurements",
+        "problem", "solvers", "result", "solving", "training",
     ),
-    "cli": ("checks", "commands"),
+    "cli": ("checks", "operators", "commands"),
     "__init__": ("checks", "checkpoints", "distances", "reconstructor", "result", "solving"),
 }  # fmt: skip
 # What a room hides from others: they import from the room itself. Documented parts of it, and the

@@ -19,7 +19,7 @@ from gprior.checkpoints import save_prior
 from gprior.checks import InputError
 from gprior.cli import main
 
-COMMANDS = ("demo", "reconstruct", "info", "convert", "sample", "train")
+COMMANDS = ("demo", "reconstruct", "operators", "info", "convert", "sample", "train")
 
 
 def call(*words):
@@ -53,7 +53,7 @@ def test_help_fits_a_screen_and_has_an_example(command):
     assert len(lines) <= 40 and max(map(len, lines)) <= 80
     entries = lines[lines.index("Options:") + 1 :]
     assert all(line.startswith("  -") for line in entries), "an option takes more than a line"
-    assert "Example:" in result.output and f"gprior {command} " in result.output + " "
+    assert "Example:" in result.output and re.search(rf"gprior {command}\b", result.output)
 
 
 def test_main_help_lists_the_commands():
@@ -95,6 +95,19 @@ SLOW_IMPORTS = (
     "scipy",
     "pydicom",
 )
+
+
+def test_operators_are_listed_with_one_line_each():
+    from gprior.operators import OPERATORS, from_spec
+
+    result = call("operators")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines == [line for form, text in OPERATORS.items() for line in (form, f"    {text}")]
+    assert {form.partition(":")[0].partition("[")[0] for form in OPERATORS} == {
+        "denoise", "mask", "downsample", "blur", "circulant", "mri", "ct", "matrix",
+    }  # fmt: skip
+    assert from_spec("denoise", (1, 4, 4)).A(torch.ones(1, 1, 4, 4)).sum() == 16
 
 
 @pytest.mark.parametrize("words", [["info", "phantom-64"], ["sample", "phantom-64", "-n", "1"]])
@@ -145,7 +158,7 @@ CASES = {
     "no mask file": (["y.npy", "-A", "mask:none.png"], ["none.png"]),
     "matrix of another size": (["y.npy", "-A", "matrix:{}/image.npy"], ["(m, 256)", "(20, 16)"]),
     "damaged sparse matrix": (["y.npy", "-A", "matrix:{}/two.npz"], ["save_npz"]),
-    "unknown operator": (["y.npy", "-A", "blur:3"], ["half-mask, mask:FILE"]),
+    "unknown operator": (["y.npy", "-A", "blurring:3"], ["half-mask", "mask:half", "'blurring:3'"]),
     "operator without a number": (["y.npy", "-A", "circulant:x"], ["number"]),
     "half a factor": (["y.npy", "-A", "downsample:2.5"], ["whole number"]),
     "share above one": (["y.npy", "-A", "circulant:1.5"], ["(0, 1]"]),
@@ -390,27 +403,27 @@ def test_device_names():
     ],
 )
 def test_matrices_that_are_refused(name, content, message, tmp_path):
-    from gprior.commands.arguments import parse_operator
+    from gprior.operators import from_spec
 
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
     else:
         np.save(tmp_path / name, content)
     with pytest.raises(InputError, match=message):
-        parse_operator(f"matrix:{tmp_path / name}", (1, 4, 4))
+        from_spec(f"matrix:{tmp_path / name}", (1, 4, 4))
     with pytest.raises(OSError, match="No such file"):
-        parse_operator(f"matrix:{tmp_path / 'none'}{Path(name).suffix}", (1, 4, 4))
+        from_spec(f"matrix:{tmp_path / 'none'}{Path(name).suffix}", (1, 4, 4))
 
 
 def test_a_mask_file_that_claims_to_be_huge_is_refused(tmp_path):
-    from gprior.commands.arguments import parse_operator
+    from gprior.operators import from_spec
 
     size = (60000).to_bytes(4, "big")
     head = b"IHDR" + size + size + bytes([1, 0, 0, 0, 0])
     chunk = (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
     (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     with pytest.raises(InputError, match="not a readable image"):
-        parse_operator(f"mask:{tmp_path / 'mask.png'}", (1, 4, 4))
+        from_spec(f"mask:{tmp_path / 'mask.png'}", (1, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -430,13 +443,13 @@ def test_torch_files_that_are_refused(y, message, tmp_path):
 
 
 def test_sparse_is_read_without_pickle(tmp_path):
-    from gprior.commands.arguments import parse_operator
+    from gprior.operators import from_spec
 
     np.savez(tmp_path / "evil.npz", format=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="save_npz"):
-        parse_operator(f"matrix:{tmp_path / 'evil.npz'}", (1, 4, 4))
+        from_spec(f"matrix:{tmp_path / 'evil.npz'}", (1, 4, 4))
     sparse.save_npz(tmp_path / "good.npz", sparse.eye(16, format="csr"))
-    assert parse_operator(f"matrix:{tmp_path / 'good.npz'}", (1, 4, 4)).shape == (16, 16)
+    assert from_spec(f"matrix:{tmp_path / 'good.npz'}", (1, 4, 4)).shape == (16, 16)
 
 
 def test_constants_have_their_fields_types():
@@ -458,9 +471,9 @@ def test_constants_have_their_fields_types():
 
 
 def test_records_as_words():
-    from gprior.commands.reconstruct import _words
+    from gprior.commands.outcome import words
 
-    assert _words({"seed": 0, "restarts": 1, "noise": None, "on": True, "b": (0.9, 1)}) == (
+    assert words({"seed": 0, "restarts": 1, "noise": None, "on": True, "b": (0.9, 1)}) == (
         "seed 0, restarts 1, noise none, on yes, b 0.9, 1"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,55 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     yield figures
     plt.close("all")
     plt.switch_backend(backend)
+
+
+def panels_of(figure: Any) -> dict[str, list[Any]]:
+    """Return the axes of a figure by their titles."""
+    found: dict[str, list[Any]] = {}
+    for axis in figure.axes:
+        if axis.get_title():
+            found.setdefault(axis.get_title(), []).append(axis)
+    return found
+
+
+def numbers_below(axis: Any) -> tuple[float, float]:
+    """Return score and data consistency in percent, the first and the last number of a label."""
+    score, *_, share = re.findall(r"[\d.]+", axis.get_xlabel())
+    return float(score), float(share)
+
+
+def test_multicoil_mri(shown: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPRIOR_EXAMPLE_BUDGET", "8")
+    runpy.run_path(str(EXAMPLES / "multicoil_mri.py"))
+    (figure,) = shown
+    methods = ["Zero-filled", "SENSE", "Total variation", "auto, generated", "auto, final"]
+    panels = panels_of(figure)
+    assert set(panels) == {"Truth", *methods}
+    assert all(len(axes) == 2 for axes in panels.values())  # two slices
+    found = [numbers_below(a) for a in figure.axes if "dB" in a.get_xlabel()]
+    assert len(found) == 10
+    for zero, sense, tv, generated, final in (found[:5], found[5:]):
+        assert zero[0] < sense[0] < tv[0] and 10 < generated[0] < final[0]
+        assert final[1] < generated[1]  # the correction brings the image nearer to y
+        assert sense[1] < zero[1]  # least squares fit the measurements better
+        noise = float(re.findall(r"[\d.]+", panels["Truth"][0].get_xlabel())[0])
+        assert 2 < noise < 10 and tv[1] < 2 * noise
+
+
+def test_sparse_view_ct(shown: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPRIOR_EXAMPLE_BUDGET", "8")
+    runpy.run_path(str(EXAMPLES / "sparse_view_ct.py"))
+    (figure,) = shown
+    methods = ["Back-projection", "Least squares", "Total variation"]
+    panels = panels_of(figure)
+    assert set(panels) == {"Truth", *methods, "auto, generated", "auto, final"}
+    (truth,) = panels["Truth"][0].get_images()
+    assert truth.get_array().min() < -800 and truth.get_array().max() > 500  # HU
+    found = [numbers_below(a) for a in figure.axes if "HU" in a.get_xlabel()]
+    back, squares, tv, generated, final = found
+    assert tv[0] < squares[0] < back[0] < 200  # HU
+    assert squares[1] < back[1] and final[1] < generated[1]
+    assert final[0] < generated[0] and final[0] < 500
 
 
 def test_compare_methods(shown: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from scipy import sparse
 
 import gprior
 from gprior.checkpoints import load_prior, save_prior
-from gprior.commands.reconstruct import Options, prepare, run
+from gprior.commands.reconstruct import Options, run
+from gprior.commands.task import prepare
 from gprior.images import STAMP, read_image, save_png
 
 FILES = {
@@ -324,13 +325,13 @@ def test_full_disk_keeps_the_results_before(options, tmp_path, monkeypatch):
 def test_an_image_that_cannot_be_derived_is_refused_before_the_search(
     options, tmp_path, monkeypatch
 ):
-    import gprior.commands.reconstruct as module
+    from gprior.commands import reconstruct, task
 
     def refuse(*args):
         raise ValueError("no image can be derived")
 
-    monkeypatch.setattr(module, "write_like", refuse)
-    monkeypatch.setattr(module, "solve", lambda *a, **k: pytest.fail("a useless search"))
+    monkeypatch.setattr(task, "write_like", refuse)
+    monkeypatch.setattr(reconstruct, "solve", lambda *a, **k: pytest.fail("a useless search"))
     with pytest.raises(ValueError, match="derived"):
         run(image_file("png", tmp_path), tmp_path / "out", options(simulate=True))
     assert not (tmp_path / "out").exists()

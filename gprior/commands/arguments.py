@@ -1,8 +1,7 @@
-"""Parse the arguments of the command line: operators, constants, measurement files."""
+"""Parse the arguments of the command line: constants, intensities, files of plain arrays."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -11,102 +10,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from gprior.checks import InputError, InputTypeError
-from gprior.operators import Downsampling, Masking, PartialCirculant
+from gprior.measurements import read_npy, read_npz
 from gprior.solvers import SOLVERS
 
 __all__ = [
     "constant_names",
     "parse_constants",
     "parse_intensity",
-    "parse_operator",
     "read_measurements",
 ]
-
-OPERATORS = "half-mask, mask:FILE, downsample:FACTOR, circulant:SHARE or matrix:FILE"
-
-
-def parse_operator(spec: str, image_shape: tuple[int, int, int], seed: int = 0) -> Any:
-    """Return the operator of a specification.
-
-    Parameters
-    ----------
-    spec : str
-        ``"half-mask"`` (the left half is missing), ``"mask:FILE"`` (an image file whose nonzero
-        pixels are observed), ``"downsample:4"`` (the factor), ``"circulant:0.1"`` (the share of
-        the pixels, or the number of measurements) or ``"matrix:FILE"`` (a ``.npy`` file, or a
-        ``.npz`` file of `scipy.sparse`; the matrix acts on ``x.flatten(1)``).
-    image_shape : tuple of int
-        Shape (C, H, W) of the images.
-    seed : int
-        Random seed of the signs, the filter and the samples of the circulant operator.
-
-    Returns
-    -------
-    Operator, ndarray or scipy.sparse matrix
-        The argument A of `gprior.solve`.
-
-    Raises
-    ------
-    InputError
-        If the specification is none of these, or does not fit the image.
-    OSError
-        If a file cannot be read.
-
-    Examples
-    --------
-    >>> parse_operator("downsample:4", (1, 64, 64)).measurement_shape
-    (1, 16, 16)
-    """
-    kind, colon, value = spec.partition(":")
-    if spec == "half-mask":
-        return Masking(image_shape, "half")
-    if not colon or not value:
-        raise InputError(f"operator must be {OPERATORS}, got {spec!r}")
-    if kind == "mask":
-        return Masking(image_shape, Path(value))
-    if kind == "matrix":
-        return _read_matrix(Path(value), image_shape)
-    if kind not in ("downsample", "circulant"):
-        raise InputError(f"operator must be {OPERATORS}, got {spec!r}")
-    try:
-        number = int(value) if value.isdecimal() else float(value)
-    except ValueError as error:
-        raise InputError(f"operator {spec!r} needs a number after the colon") from error
-    if kind == "circulant":
-        return PartialCirculant(image_shape, number, seed=seed)
-    if not isinstance(number, int):
-        raise InputError(f"operator {spec!r} needs a whole number after the colon")
-    return Downsampling(image_shape, number)
-
-
-def _read_matrix(path: Path, image_shape: tuple[int, int, int]) -> Any:
-    """Read a dense (.npy) or sparse (.npz) matrix with one column for each pixel."""
-    n = math.prod(image_shape)
-    if path.suffix == ".npz":
-        try:
-            with path.open("rb") as stream:
-                matrix = sparse.load_npz(stream)
-        except OSError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"{path} is not a whole sparse matrix; write it with scipy.sparse.save_npz"
-            ) from error
-        values = matrix.data
-    else:
-        matrix = values = _read_array(path)
-    if matrix.ndim != 2 or matrix.shape[1] != n or matrix.shape[0] < 1:
-        raise InputError(
-            f"matrix {path} must have shape (m, {n}) to act on images {image_shape}, "
-            f"got {matrix.shape}"
-        )
-    if values.dtype.kind not in "buif" or not np.isfinite(values).all():
-        raise InputError(f"matrix {path} must have real, finite numbers, got {values.dtype}")
-    return matrix.astype(np.float64) if sparse.issparse(matrix) else matrix.astype(np.float32)
 
 
 def read_measurements(path: Path) -> Tensor:
@@ -130,7 +45,7 @@ def read_measurements(path: Path) -> Tensor:
     OSError
         If the file cannot be opened.
     """
-    readers = {".npy": _read_array, ".npz": _read_npz, ".pt": _read_pt, ".safetensors": _read_st}
+    readers = {".npy": read_npy, ".npz": read_npz, ".pt": _read_pt, ".safetensors": _read_st}
     if path.suffix not in readers:
         raise InputError(
             f"measurements must be a file of type {', '.join(readers)}, got {path}; "
@@ -142,27 +57,6 @@ def read_measurements(path: Path) -> Tensor:
     if values.is_complex():
         raise InputError(f"{path} has complex numbers, but the operators here give real ones")
     return values.float()
-
-
-def _read_array(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        with path.open("rb") as stream:  # np.load does not close a file that it cannot read
-            array = np.load(stream, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # numpy's parser of headers has many errors
-        raise InputError(f"{path} is not a whole .npy file of numbers: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buifc":
-        raise InputError(f"{path} is not a .npy file of one array of numbers")
-    return array
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile and zlib have errors of their own
-        raise InputError(f"{path} is not a whole .npz file of numbers: {error}") from error
 
 
 def _read_pt(path: Path) -> Any:

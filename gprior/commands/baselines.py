@@ -31,7 +31,7 @@ def total_variation(
     Returns
     -------
     Tensor
-        Images (B, C, H, W) in [0, 1].
+        Images (B, C, H, W) in [0, 1]; complex images (C = 2) are not clamped.
 
     References
     ----------
@@ -62,5 +62,5 @@ def total_variation(
         x = prox(ahead - step * gradient, weight * step)
         following = (1 + (1 + 4 * t**2) ** 0.5) / 2
         ahead, previous, t = x + (t - 1) / following * (x - previous), x, following
-    image: Tensor = x.clamp(0, 1)
+    image: Tensor = x if x.shape[1] == 2 else x.clamp(0, 1)
     return image

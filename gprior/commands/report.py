@@ -7,6 +7,7 @@ can be compared.
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,16 @@ from gprior import __version__
 from gprior.files import atomic_write, write_text
 from gprior.images import STAMP, encode_pixels, to_stored
 
-__all__ = ["Case", "Panel", "Section", "Table", "encode_png", "write_figure", "write_report"]
+__all__ = [
+    "Case",
+    "Chart",
+    "Panel",
+    "Section",
+    "Table",
+    "encode_png",
+    "write_figure",
+    "write_report",
+]
 
 LIMIT = 0.25
 COLOURS = "RdBu_r"  # of residuals: blue is too dark, red is too bright
@@ -90,6 +100,16 @@ class Table:
         return "\n".join([aligned[0], "-" * (sum(widths) + 2 * len(widths) - 2), *aligned[1:]])
 
 
+@dataclass(frozen=True)
+class Chart:
+    """One number over another one, as points joined by a line. None leaves a gap."""
+
+    title: str
+    label: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+
+
 def encode_png(image: ArrayLike, signed: bool = False) -> bytes:
     """Encode an image as an 8-bit PNG whose metadata says that it was generated.
 
@@ -126,7 +146,7 @@ def write_report(
     path: Path,
     title: str,
     lead: Sequence[str],
-    parts: Sequence[Table | Section],
+    parts: Sequence[Table | Section | Chart],
 ) -> None:
     """Write a self-contained HTML page.
 
@@ -138,8 +158,8 @@ def write_report(
         Heading of the page.
     lead : sequence of str
         Paragraphs under the heading.
-    parts : sequence of Table or Section
-        Tables and pictures, in the order of the page.
+    parts : sequence of Table, Section or Chart
+        Tables, pictures and charts, in the order of the page.
 
     Raises
     ------
@@ -150,7 +170,7 @@ def write_report(
         f"<header><h1>{escape(title)}</h1><p class=stamp>{escape(STAMP.capitalize())}.</p>",
         *(f"<p>{escape(text)}</p>" for text in lead),
         "</header>",
-        *(_table(part) if isinstance(part, Table) else _section(part) for part in parts),
+        *map(_part, parts),
         f"<footer>gprior {__version__} · {escape(STAMP)}</footer>",
     ]
     head = (
@@ -159,6 +179,34 @@ def write_report(
     )
     page = f'<!doctype html><html lang="en"><head>{head}</head><body>'
     write_text(path, page + "\n".join(body) + "</body></html>\n", "the report")
+
+
+def _part(part: Table | Section | Chart) -> str:
+    if isinstance(part, Table):
+        return _table(part)
+    return _chart(part) if isinstance(part, Chart) else _section(part)
+
+
+def _chart(chart: Chart) -> str:
+    """Draw a chart as an inline vector graphic."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    drawing = Figure(figsize=(7, 2.4), layout="constrained")
+    FigureCanvasSVG(drawing)
+    axes = drawing.subplots()
+    axes.plot(chart.x, [math.nan if y is None else y for y in chart.y], ".-", color="#2f5fd0")
+    axes.set_xlabel(chart.label)
+    axes.margins(y=0.15)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.StringIO()
+    drawing.savefig(buffer, format="svg")
+    picture = buffer.getvalue()
+    picture = picture[picture.index("<svg") :]  # without the head of a document of its own
+    return f"<h2>{escape(chart.title)}</h2><div class=chart>{picture}</div>"
 
 
 def _table(table: Table) -> str:
@@ -264,6 +312,7 @@ figure{margin:0}
 img,svg{display:block;width:100%;aspect-ratio:1;border-radius:4px;object-fit:contain}
 img{background:#000;image-rendering:pixelated}
 svg{border:1px solid var(--line);background:var(--soft)}
+.chart svg{max-width:760px;height:auto;aspect-ratio:auto;border:0;background:none}
 polyline{fill:none;stroke:var(--mark);stroke-width:1.6;stroke-linejoin:round}
 figcaption{min-height:18px;padding-top:2px;color:var(--dim);font-size:12px;
  font-variant-numeric:tabular-nums}

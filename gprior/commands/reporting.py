@@ -28,8 +28,10 @@ PARAMETERS = {
     "A": "operator",
     "factor": "operator",
     "m": "operator",
-    "mask": "operator",
-    "matrix": "operator",
+    **dict.fromkeys(
+        ("mask", "matrix", "box", "side", "keep", "filter", "padding", "blur"), "operator"
+    ),
+    **dict.fromkeys(("acceleration", "center", "pattern", "angles", "geometry"), "operator"),
     "y": "source",
     "measurements": "source",
     "noise_std": "noise",

@@ -56,7 +56,10 @@ def staged(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in sorted(temporary.iterdir()):
-            os.replace(path, folder / path.name)  # noqa: PTH105 (the call that is atomic)
+            target = folder / path.name
+            if target.is_dir():  # a folder cannot be replaced, only moved away
+                os.replace(target, temporary / f".earlier-{path.name}")  # noqa: PTH105
+            os.replace(path, target)  # noqa: PTH105 (the call that is atomic)
     except OSError as error:
         if str(temporary) not in str(error):
             raise

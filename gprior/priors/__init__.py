@@ -16,6 +16,7 @@ from gprior.priors.inputs import (
     HasEmbedding as HasEmbedding,
     HasFilters as HasFilters,
     HasNoise as HasNoise,
+    HasPhase as HasPhase,
 )
 from gprior.priors.prior import Label, Prior
 from gprior.priors.sharing import (

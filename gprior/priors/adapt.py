@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.checks import InputError
+from gprior.checks import InputError, integer
 from gprior.priors.prior import Prior
 from gprior.priors.wrapped import Wrapped
 
@@ -38,6 +38,10 @@ class AdaptedPrior(Wrapped):
         and ``"crop"`` a smaller image.
     phase : Tensor, optional
         Phase (H, W) in radians of complex images (C = 2); with None, they are real.
+    phase_size : int, optional
+        Side of a low-resolution map that is added to the phase, the input ``phase``
+        (B, 1, phase_size, phase_size) in radians. Methods that follow gradients search it with the
+        latents. It needs a phase, which may be 0 everywhere.
 
     Raises
     ------
@@ -58,6 +62,7 @@ class AdaptedPrior(Wrapped):
         image_shape: Sequence[int],
         size: str | None = None,
         phase: Tensor | None = None,
+        phase_size: int | None = None,
     ) -> None:
         shape = tuple(int(s) for s in image_shape)
         C0, H0, W0 = base.image_shape
@@ -80,7 +85,14 @@ class AdaptedPrior(Wrapped):
             raise InputError(
                 f"a prior with two channels keeps them, got image_shape={shape}; adapt its base"
             )
+        if phase_size is not None:
+            if phase is None:
+                raise InputError("phase_size needs a phase, such as torch.zeros(H, W)")
+            integer("phase_size", phase_size, least=1, most=min(H, W))
         super().__init__(base, phase=None if phase is None else phase.to(base.like))
+        self.phase_size = phase_size
+        if phase_size is not None:
+            self.inputs = self.inputs | {"phase"}
         self.size, self.image_shape = size, shape
         self.record = {
             **base.record,
@@ -88,9 +100,10 @@ class AdaptedPrior(Wrapped):
         }
         self.freeze()
 
-    def forward(self, *args: Any, **inputs: Any) -> Tensor:
-        """Return adapted images (B, C, H, W); the arguments are those of the base."""
-        return self._size(self._channels(self.base(*args, **inputs)))
+    def forward(self, *args: Any, phase: Tensor | None = None, **inputs: Any) -> Tensor:
+        """Return adapted images (B, C, H, W); the arguments but ``phase`` are those of the base."""
+        x = _fit(self._channels(self.base(*args, **inputs)), self.image_shape[1:], self.size)
+        return x if self.phase is None else self._turned(x[:, :1], phase)
 
     def describe(self) -> str:
         """Return the description of the base, and the shape of the adapted images."""
@@ -113,11 +126,15 @@ class AdaptedPrior(Wrapped):
             return _recolour(x, C)
         return torch.cat([_recolour(x, 1), torch.zeros_like(x[:, :1])], 1)
 
-    def _size(self, x: Tensor) -> Tensor:
-        x = _fit(x, self.image_shape[1:], self.size)
-        if self.phase is None:
-            return x
-        return torch.cat([x[:, :1] * self.phase.cos(), x[:, :1] * self.phase.sin()], 1)
+    def _turned(self, x: Tensor, phase: Tensor | None) -> Tensor:
+        """Return complex images of a real part and a phase."""
+        angle: Tensor = self.phase
+        if phase is not None:
+            fine = F.interpolate(
+                phase, size=self.image_shape[1:], mode="bicubic", align_corners=False
+            )
+            angle = angle + fine
+        return torch.cat([x * angle.cos(), x * angle.sin()], 1)
 
 
 def adapt(prior: Prior, image_shape: Sequence[int], **options: Any) -> AdaptedPrior:

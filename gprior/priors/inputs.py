@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-__all__ = ["HasBlocks", "HasContent", "HasEmbedding", "HasFilters", "HasNoise"]
+__all__ = ["HasBlocks", "HasContent", "HasEmbedding", "HasFilters", "HasNoise", "HasPhase"]
 
 
 class HasNoise(Protocol):
@@ -49,6 +49,14 @@ class HasBlocks(Protocol):
 
     def run_blocks(self, *args: Any, **inputs: Any) -> Any:
         """Return the state (features, rgb) after some of the blocks."""
+
+
+class HasPhase(Protocol):
+    """A prior of complex images with the input ``"phase"``, a map that is added to its phase."""
+
+    @property
+    def phase_size(self) -> int:
+        """Side of the map."""
 
 
 class HasEmbedding(Protocol):

@@ -47,8 +47,9 @@ class Prior(nn.Module):
     inputs : frozenset of str
         Names of the inputs that can be searched, among ``"z"``, ``"w"`` (one style per
         layer), ``"noise"``, ``"content"``, ``"state"`` (between two blocks),
-        ``"label"``, ``"embedding"`` (of the class) and ``"filters"`` (one style per output
-        filter). The protocols in `gprior.priors.inputs` say what a prior offers for them.
+        ``"label"``, ``"embedding"`` (of the class), ``"filters"`` (one style per output filter)
+        and ``"phase"`` (of complex images). The protocols in `gprior.priors.inputs` say what a
+        prior offers for them.
     c_dim : int
         Number of classes, 0 if there are none.
     name : str

@@ -19,6 +19,7 @@ __all__ = [
     "Filters",
     "FixedStyles",
     "Noise",
+    "PhaseMap",
     "W",
     "WPlus",
     "Z",
@@ -204,7 +205,8 @@ class AfterBlock(Space):
     @torch.no_grad()
     def enter(self, prior: Prior, start: Variables) -> Variables:
         """Add the state that the code of the starting point produces before block k."""
-        state = cast(HasBlocks, prior).run_blocks(**inputs_of(start), to_block=self.k)
+        inputs = {name: v for name, v in inputs_of(start).items() if name != "phase"}
+        state = cast(HasBlocks, prior).run_blocks(**inputs, to_block=self.k)
         parts = (state,) if isinstance(state, Tensor) else state
         others = {name: v for name, v in start.items() if not name.startswith("state.")}
         return {**others, **{f"state.{self.k}.{i}": part for i, part in enumerate(parts)}}
@@ -215,6 +217,23 @@ class AfterBlock(Space):
     def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
         carried = {name: v for name, v in start.items() if name.startswith("state.")}
         return {**carried, **variables}
+
+
+@dataclass(frozen=True)
+class PhaseMap(Space):
+    """A low-resolution phase (R, 1, side, side) in radians that is added to that of the prior.
+
+    See the argument ``phase_size`` of `gprior.priors.AdaptedPrior`.
+    """
+
+    side: int
+    needs = frozenset({"phase"})
+
+    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
+        if "phase" in start:
+            return {"phase": start["phase"].clone()}
+        rows = len(next(iter(start.values())))
+        return {"phase": torch.zeros(rows, 1, self.side, self.side).to(prior.like)}
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from gprior.priors import HasPhase
 from gprior.problem import Problem
 from gprior.randomness import normal
+from gprior.search.latent_spaces import PhaseMap
 from gprior.search.objective import Iterate, Objective, total
 from gprior.search.optimizer import Optimizer
 from gprior.search.record import NON_FINITE, Record
@@ -118,7 +121,7 @@ def minimise(
     problem : Problem
         R rows.
     space : Space
-        Where to search.
+        Where to search. A prior with an input ``phase`` is searched in it as well.
     objective : Objective
         What to minimise.
     start : dict
@@ -139,6 +142,8 @@ def minimise(
         All values are those of the returned code, evaluated once more.
     """
     watch = watch or Watch()
+    if "phase" in problem.prior.inputs:
+        space = space & PhaseMap(cast(HasPhase, problem.prior).phase_size)
     before = 0 if earlier is None else earlier.history.shape[1]
     start, variables = begin(problem, space, start, before)
     variables = space.project(variables, start, 0.0)

@@ -13,6 +13,7 @@ from gprior.search.rows import Variables
 __all__ = ["Adam", "Optimizer", "rate"]
 
 State = dict[str, Variables]
+PHASE_LR = 0.05
 
 
 class Optimizer(Protocol):
@@ -75,5 +76,10 @@ class Adam:
 
 
 def rate(lr: float | Mapping[str, float], name: str) -> float:
-    """Return the step size of a variable."""
+    """Return the step size of a variable.
+
+    A phase has its own, in radians, in every method: the methods state theirs for latents.
+    """
+    if name == "phase":
+        return PHASE_LR
     return lr if isinstance(lr, (int, float)) else lr[name.split(".")[0]]

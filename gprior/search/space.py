@@ -163,8 +163,8 @@ def inputs_of(code: Variables) -> dict[str, Any]:
     """Return the prior's inputs for a code.
 
     Names of a code are ``w``, or else ``z`` and ``c`` or ``embedding`` (which goes before ``c``);
-    ``noise.k``, ``content``, ``transform``; and for a prior that starts before block k its state,
-    ``state.k.0``, ``state.k.1``. Other names are ignored.
+    ``noise.k``, ``content``, ``transform``, ``phase``; and for a prior that starts before block k
+    its state, ``state.k.0``, ``state.k.1``. Other names are ignored.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def inputs_of(code: Variables) -> dict[str, Any]:
     else:
         kind = "embedding" if "embedding" in code else "c"
         inputs = {k: code[k] for k in ("z", kind) if k in code}
-    inputs |= {k: code[k] for k in ("transform", "content") if k in code}
+    inputs |= {k: code[k] for k in ("transform", "content", "phase") if k in code}
     if noise := {int(k[6:]): v for k, v in code.items() if k.startswith("noise.")}:
         inputs["noise"] = noise
     if parts := sorted(name for name in code if name.startswith("state.")):

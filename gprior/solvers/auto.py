@@ -175,7 +175,8 @@ class SharedStyles(Space):
     def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
         mean, spread = self._moments(start)
         scaled = variables["shared"][:, None] + variables["deviation"]
-        return {"w": mean[:, None] + spread[:, None] * scaled}
+        others = {k: v for k, v in variables.items() if k not in ("shared", "deviation")}
+        return {**others, "w": mean[:, None] + spread[:, None] * scaled}
 
     def _moments(self, start: Variables) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviations of w in the class of each row."""

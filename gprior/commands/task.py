@@ -1,0 +1,295 @@
+"""What a reconstruction starts from: options, the file that was read, and the problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gprior.checkpoints import load_prior
+from gprior.checks import InputError, number
+from gprior.commands.arguments import parse_constants, parse_intensity, read_measurements
+from gprior.commands.devices import pick_device
+from gprior.images import (
+    EXTENSIONS,
+    ImageFile,
+    fit,
+    is_square,
+    read_image,
+    to_unit,
+    unfit,
+    write_like,
+)
+from gprior.measurements import Acquisition, read_kspace, read_sinogram
+from gprior.operators import from_spec, kind_of, without_path
+from gprior.priors import Prior
+from gprior.problem import Forward, informative
+from gprior.randomness import normal
+
+__all__ = [
+    "Options",
+    "Scene",
+    "Source",
+    "Task",
+    "first_rows",
+    "measured",
+    "method_and_prior",
+    "operator_for",
+    "prepare",
+    "prior_for",
+    "scanned",
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command.
+
+    Attributes
+    ----------
+    operator : str
+        See `gprior.operators.from_spec`. ``mri``, and ``ct`` without a number of angles, read
+        the file of a scanner.
+    solver, prior : str
+        Name of the method; name or file of the prior.
+    simulate : bool
+        Whether the input is an image, which is measured first.
+    noise : float, optional
+        Standard deviation of the noise, in the units of the measurements.
+    fit, intensity, slice, axis
+        How an image is fitted to the prior's size, mapped to [0, 1], and taken from a volume.
+        Only with ``simulate``, except for the intensity of a sinogram and the slice of k-space.
+    slices : str, optional
+        ``"all"`` or ``"LO-HI"``: reconstruct these slices, counted from 0, as a volume.
+    constants : tuple of str
+        Constants of the solver, ``NAME=VALUE``.
+    budget, label, restarts, correction, check, seed
+        See `gprior.solve`.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    """
+
+    operator: str
+    solver: str = "auto"
+    prior: str = "phantom-64"
+    simulate: bool = False
+    noise: float | None = None
+    fit: str | None = None
+    intensity: str | None = None
+    slice: int | None = None
+    axis: int | None = None
+    slices: str | None = None
+    constants: tuple[str, ...] = ()
+    budget: float | None = None
+    label: int | None = None
+    restarts: int = 1
+    correction: str | None = "default"
+    check: bool = True
+    device: str = "auto"
+    seed: int = 0
+
+    @property
+    def measured(self) -> str:
+        """The operator without the path of its file, which may name a patient."""
+        return without_path(self.operator)
+
+    @property
+    def scanner(self) -> str | None:
+        """``"mri"`` or ``"ct"`` where the file of a scanner is read, else None."""
+        if self.simulate:
+            return None
+        return "mri" if kind_of(self.operator) == "mri" else "ct" if self.operator == "ct" else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image on the prior's grid, and what is needed to return to its original grid."""
+
+    image: ImageFile
+    intensity: tuple[float, float]
+    fitted: dict[str, Any]
+    truth: Tensor  # (1, C, H, W) in [0, 1]
+
+    @property
+    def name(self) -> str:
+        """Name of the file for the reconstruction in the format and on the grid of the input."""
+        return f"on-input-grid{EXTENSIONS[self.image.format][0]}"
+
+    @property
+    def pixels(self) -> str:
+        """What was done about the shape of the pixels, in words."""
+        if self.image.spacing is None:
+            return "size unknown, taken as square"
+        height, width = self.image.spacing
+        unit = "mm" if self.image.geometry["spacing_unit"] == "mm" else "(unit unknown)"
+        size = f"{height:.4g} x {width:.4g} {unit}"
+        if is_square(self.image.spacing):
+            return size
+        if self.fitted["mode"] == "stretch":
+            return f"{size}, stretched to the prior's grid"
+        return f"{size}, resampled to square ones and back"
+
+    def write(self, place: Path, x: NDArray[Any], how: str) -> None:
+        """Write an image (C, H, W) in the format and on the grid of the input."""
+        if self.image.spacing is not None and not is_square(self.image.spacing):
+            how = f"{how}; pixels of {self.pixels}"
+        write_like(place / self.name, unfit(x, self.fitted), self.image, self.intensity, how)
+
+    def record(self) -> dict[str, Any]:
+        """Return format, geometry and mapping as JSON values."""
+        unit = to_unit(self.image, self.intensity)[0]
+        return {
+            "format": self.image.format,
+            "shape": list(self.image.pixels.shape),
+            "stored_dtype": self.image.stored_dtype,
+            "geometry": self.image.geometry,
+            "intensity": list(self.intensity),
+            "outside_intensity": float(np.mean((unit < 0) | (unit > 1))),
+            "fit": self.fitted,
+            "pixels": self.pixels,
+        }
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the images of a volume share."""
+
+    prior: Prior
+    A: Any
+    forward: Forward
+    constants: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The arguments of `gprior.solve`, and the image or the scanner's file, if there is one."""
+
+    y: Tensor
+    A: Any
+    prior: Prior
+    forward: Forward
+    source: Source | None = None
+    constants: dict[str, Any] = field(default_factory=dict)
+    acquisition: Acquisition | None = None
+
+    @property
+    def own_grid(self) -> str | None:
+        """Name of the file for the reconstruction in the units and on the grid of the input."""
+        if self.acquisition is not None:
+            return "on-input-grid.npy"
+        return None if self.source is None else self.source.name
+
+    def noise_std(self, noise: float | None) -> float | None:
+        """Return the standard deviation of the noise in y, from that in the file's units."""
+        unit = 1 if self.acquisition is None else self.acquisition.unit
+        return noise / unit if noise else None
+
+
+def method_and_prior(options: Options) -> tuple[dict[str, Any], Prior]:
+    """Check the options of the method, and load the prior."""
+    constants = parse_constants(options.solver, options.constants)
+    device = pick_device(options.device)
+    if options.noise is not None:
+        number("noise", options.noise, least=0)
+    return constants, load_prior(options.prior, str(device))
+
+
+def prepare(source: Path, options: Options) -> Task:
+    """Read and check the input, before anything is computed."""
+    constants, prior = method_and_prior(options)
+    if options.simulate:
+        return _simulated(source, options, prior, constants)
+    usable = {"mri": ("slice",), "ct": ("intensity",)}.get(options.scanner or "", ())
+    for name in ("fit", "intensity", "slice", "axis"):
+        if getattr(options, name) is not None and name not in usable:
+            raise InputError(f"--{name} is for images; add --simulate to measure one")
+    if options.scanner is not None:
+        return scanned(source, options, prior, constants)
+    y = read_measurements(source).to(prior.like)
+    A, forward = operator_for(options, prior)
+    one = forward(torch.zeros(1, *prior.image_shape).to(prior.like), first_rows(1))[0].shape[1:]
+    y = y[None] if y.shape == one else y  # one measurement without a batch dimension
+    if y.shape[1:] != one or not len(y):
+        raise InputError(
+            f"measurements must have shape (B, {', '.join(map(str, one))}) for {options.operator} "
+            f"of images {prior.image_shape}, {source} has {tuple(y.shape)}"
+        )
+    # Gaps that A does not look at, such as NaN, are 0 in what the report compares and shows.
+    unseen = informative(forward, [y], first_rows(len(y)))[0] == 0
+    return Task(torch.where(unseen & ~y.isfinite(), 0, y), A, prior, forward, None, constants)
+
+
+def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
+    """Fit an image to the prior's grid and measure it."""
+    image = read_image(path, slice=options.slice, axis=options.axis)
+    prior = prior_for(image, options, prior)
+    scene = Scene(prior, *operator_for(options, prior), constants)
+    return measured(image, parse_intensity(options.intensity), options, scene)
+
+
+def prior_for(image: ImageFile, options: Options, prior: Prior) -> Prior:
+    """Return the prior with the channels of an image, or of its complex image for MRI."""
+    channels = len(image.pixels)
+    if channels != prior.image_shape[0]:
+        prior = prior.adapt((channels, *prior.image_shape[1:]))
+    if kind_of(options.operator) == "mri":
+        if channels != 1:
+            raise InputError(f"operator mri needs a gray image, {image.path} is in colour")
+        prior = prior.adapt((2, *prior.image_shape[1:]))
+    return prior
+
+
+def measured(
+    image: ImageFile,
+    intensity: tuple[float, float] | Literal["percentile"] | None,
+    options: Options,
+    scene: Scene,
+    index: int = 0,
+) -> Task:
+    """Fit an image to the prior's grid and measure it; `index` keys the noise."""
+    unit, window = to_unit(image, intensity)
+    mode: Any = options.fit or "pad"
+    shape, like = scene.prior.image_shape, scene.prior.like
+    grid, fitted = fit(unit, shape[1:], mode, image.spacing)
+    truth = torch.as_tensor(grid).clamp(0, 1).to(like)[None]
+    if shape[0] == 2:  # the measured image is real
+        truth = torch.cat([truth, torch.zeros_like(truth)], 1)
+    y = scene.forward(truth, first_rows(1))[0]
+    if options.noise:
+        observed = informative(scene.forward, [y], first_rows(1))[0]
+        noise = normal([(options.seed, 0, "noise", index)], y.shape[1:], y)
+        y = y + options.noise * observed * noise
+    source = Source(image, window, fitted, truth)
+    return Task(y, scene.A, scene.prior, scene.forward, source, scene.constants)
+
+
+def scanned(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
+    """Read the file of a scanner, and adapt the prior to its image."""
+    if options.scanner == "mri":
+        acquisition = read_kspace(path, options.operator, options.slice, options.seed)
+    else:
+        window = parse_intensity(options.intensity)
+        if window == "percentile":
+            raise InputError("intensity must be LO,HI in Hounsfield units for a sinogram")
+        acquisition = read_sinogram(path, window)
+    prior = acquisition.adapt(prior)
+    A, y = acquisition.A.to(prior.like.device), acquisition.y.to(prior.like)
+    forward = Forward(A, prior.image_shape, prior.like, 1)
+    return Task(y, A, prior, forward, None, constants, acquisition)
+
+
+def operator_for(options: Options, prior: Prior) -> tuple[Any, Forward]:
+    """Return the operator of the options, and the same seen row by row."""
+    A = from_spec(options.operator, prior.image_shape, options.seed)
+    A = A.to(prior.like.device) if isinstance(A, nn.Module) else A
+    return A, Forward(A, prior.image_shape, prior.like, 1)
+
+
+def first_rows(count: int) -> Tensor:
+    """Return the number of the operator's row for each image: there is one operator for all."""
+    return torch.zeros(count, dtype=torch.long)
