@@ -24,6 +24,7 @@ from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import BigGAN, Generator
 from gprior.solvers import SOLVERS
 from gprior.training import Settings, Trainer, phantom_set
+from gprior.training.augment import NAMES, draw_changes
 
 CLOSE = {"rtol": 1e-7, "atol": 1e-7}
 STEPS = {"i2s++": (2, 1), "ilo": (1, 1, 1, 1), "robust": (1, 1, 1), "cma+adam": (2, 1)}
@@ -330,6 +331,12 @@ def test_a_training_step():
     for (name, a), (_, b) in pairs:
         assert b.device.type == "cuda"
         torch.testing.assert_close(b.cpu(), a, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_augmentation():
+    changes = draw_changes(NAMES, 0.8, 6, torch.Generator().manual_seed(0))
+    x = torch.linspace(-1, 1, 6 * 2 * 16 * 16).view(6, 2, 16, 16)
+    torch.testing.assert_close(changes(x.cuda()).cpu(), changes(x), rtol=1e-4, atol=1e-4)
 
 
 def test_saving(tmp_path, prior):

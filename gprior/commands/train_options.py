@@ -98,7 +98,7 @@ class Options:
     @property
     def settings(self) -> Settings:
         """The constants of the training."""
-        given = {} if self.augment_with is None else {"augmentations": self.augment_with.split(",")}
+        names = self.augment_with
         return Settings(
             steps=self.steps,
             batch=self.batch,
@@ -106,8 +106,8 @@ class Options:
             r1_gamma=self.gamma,
             seed=self.seed,
             augment=_probability(self.augment),
+            augmentations=Settings.augmentations if names is None else tuple(names.split(",")),
             path_length=self.path_length,
-            **given,
         )
 
     @property

@@ -13,9 +13,9 @@ arXiv:2006.06676, sections 2 and 3). The paper's three groups are here, for medi
 learned mirrored organs would be wrong in a way that no one sees.
 
 Differs from the paper: rotations are by some degrees, not by any angle, for the same reason.
-Inverted intensities, hue and saturation are left out. p stays below 0.8, above which the paper
-finds that changes begin to appear in samples. One rotation of the axis of ``stretch`` replaces the
-two rotations around it.
+Inverted intensities, hue and saturation are left out. The adaptive p is at most 0.8, because the
+paper finds that above it the changes begin to appear in samples. The R1 penalty acts on the images
+that the discriminator sees.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ def draw_changes(names: Sequence[str], p: float, count: int, rng: torch.Generato
 
     def normal(name: str) -> Tensor:
         """Return two normal numbers for each image, 0 where nothing happens."""
-        return torch.special.ndtri(uniform[name].clamp_min(1e-12)) * on[name][:, None]
+        values: Tensor = torch.special.ndtri(uniform[name].clamp_min(1e-12))
+        return values * on[name][:, None]
 
-    scale, stretch = (torch.exp2(-SCALE * normal(k)[:, 0]) for k in ("scale", "stretch"))
-    axis = math.pi * uniform["stretch"][:, 1]
-    ones = torch.ones_like(scale)
-    stretched = _rotation(axis) @ torch.diag_embed(torch.stack([stretch, 1 / stretch], 1))
-    stretched = stretched @ _rotation(-axis)
-    still = ~on["stretch"][:, None, None]
-    stretched = torch.where(still, torch.diag_embed(torch.stack([ones, ones], 1)), stretched)
-    M = scale[:, None, None] * stretched @ _rotation(-ANGLE * normal("rotate")[:, 0])
+    scale, stretch = (torch.exp2(-SCALE * normal(k)[:, :1, None]) for k in ("scale", "stretch"))
+    # The symmetric matrix with eigenvalues f and 1 / f, by the identity and a reflection.
+    turned = _rotation(2 * math.pi * uniform["stretch"][:, 1])
+    reflection = torch.stack([turned[:, 0], -turned[:, 1]], 1)
+    eye = torch.eye(2, dtype=turned.dtype, device=turned.device)
+    stretched = ((stretch + 1 / stretch) * eye + (stretch - 1 / stretch) * reflection) / 2
+    M = scale * stretched @ _rotation(-ANGLE * normal("rotate")[:, 0])
     t = M @ (-SHIFT * normal("move"))[:, :, None]
     return Changes(
         flip=on["flip"] & (uniform["flip"][:, 0] < 0.5),
@@ -184,8 +184,8 @@ def _blit(x: Tensor, flip: Tensor, turns: Tensor, shift: Tensor) -> Tensor:
     n = x.shape[-1]
     down, right = (shift * n).round().long()[:, :, None, None].unbind(1)
     line = torch.arange(n, device=x.device)
-    i, j = _mirror(line[:, None] - down, n - 1), _mirror(line - right, n - 1)
-    i, j = torch.broadcast_tensors(i, j)
+    i = _mirror(line[:, None] - down, n - 1).expand(-1, n, n)
+    j = _mirror(line - right, n - 1).expand(-1, n, n)
     for k in range(3):
         turned = (turns > k)[:, None, None]
         i, j = torch.where(turned, j, i), torch.where(turned, n - 1 - i, j)
@@ -209,7 +209,7 @@ def _warp(x: Tensor, source: Tensor) -> Tensor:
     line = (torch.arange(down.shape[1], device=x.device).to(x) - CENTRE) / 2 - end
     place = torch.stack(torch.meshgrid(line, line, indexing="ij"))
     M, t = source[:, :, :2].to(x), n * source[:, :, 2:].to(x)
-    place = (M @ place.flatten(1) + t).unflatten(2, place.shape[1:])  # (B, 2, rows, columns)
+    place = (M @ place.flatten(1) + t).view(-1, *place.shape)  # (B, 2, rows, columns)
     place = torch.where(place.abs() < end + MARGIN / 2, place, _mirror(place + end, n - 1) - end)
     place = 2 * (place + end + MARGIN) + CENTRE
     grid = (2 * place / (len(up) - 1) - 1).permute(0, 2, 3, 1).flip(3)
