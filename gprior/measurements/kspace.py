@@ -283,7 +283,7 @@ def _estimated_maps(path: Path, kspace: Tensor, mask: Tensor) -> Tensor:
     if side < least:
         raise InputError(
             f"maps are needed for {path}: the fully sampled centre of its k-space has fewer than "
-            f"{least} x {least} entries, too few to estimate them; give maps in an .npz file"
+            f"{least} x {least} entries, too few to estimate them; add an array maps to the file"
         )
     y = torch.view_as_real(kspace).movedim(-1, 0)[None].contiguous()
     try:
@@ -291,6 +291,6 @@ def _estimated_maps(path: Path, kspace: Tensor, mask: Tensor) -> Tensor:
     except ImportError as error:
         raise InputError(
             f"maps are needed for {path}, and sigpy, which estimates them, is not installed: "
-            'pip install "gprior[mri]", or give maps in an .npz file'
+            'pip install "gprior[mri]", or add an array maps to the file'
         ) from error
     return torch.as_tensor(maps[0]).to(torch.complex64)
