@@ -77,16 +77,22 @@ def cells(quick: bool) -> list[Training]:
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
-    """Return the distances at the end of each training, and the least ones along the way."""
-    rows = [["Phantoms", "Augmentation", "Last distance", "Least distance", "At step", "Last p"]]
+    """Return the distances at the end of each training, and the least ones along the way.
+
+    A training that has no result yet has no row.
+    """
+    head = ["Phantoms", "Augmentation", "Steps", "Last distance", "Least distance", "At step"]
+    rows = [[*head, "Last r_t", "Last p", "Real images"]]
     for cell in cells(quick):
         if cell.key not in results:
             continue
         curve = results[cell.key]["curve"]
         best, last = min(curve, key=lambda point: point["frechet"]), curve[-1]
-        p = f"{last['p']:.2f}" if "p" in last else ""
-        values = [f"{last['frechet']:.2f}", f"{best['frechet']:.2f}", str(best["step"]), p]
-        rows.append([str(cell.count), cell.augment, *values])
+        values = [f"{last['frechet']:.2f}", f"{best['frechet']:.2f}", str(best["step"])]
+        values += [f"{last[name]:.2f}" for name in ("r_t", "p")]
+        # The distance of real images needs as many as are held out.
+        real = f"{results[cell.key]['real']:.2f}" if cell.count >= HELD_OUT else ""
+        rows.append([str(cell.count), cell.augment, str(last["step"]), *values, real])
     return {"augmentation": rows}
 
 
