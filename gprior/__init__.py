@@ -17,17 +17,20 @@ _HOME = {
     "InputError": "gprior.checks",
     "InputTypeError": "gprior.checks",
     "Perceptual": "gprior.distances",
+    "Posterior": "gprior.sampling",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
     "load_prior": "gprior.checkpoints",
+    "posterior": "gprior.sampling",
     "solve": "gprior.solving",
 }
-_ROOMS = ("checkpoints", "images", "measurements", "operators", "priors", "solvers", "training")
+_ROOMS = ("checkpoints", "images", "measurements", "operators", "priors", "sampling", "solvers", "training")
 
 __all__ = [
     "InputError",
     "InputTypeError",
     "Perceptual",
+    "Posterior",
     "Reconstructor",
     "Result",
     "checkpoints",
@@ -35,19 +38,22 @@ __all__ = [
     "load_prior",
     "measurements",
     "operators",
+    "posterior",
     "priors",
+    "sampling",
     "solve",
     "solvers",
     "training",
 ]
 
 if TYPE_CHECKING:
-    from gprior import checkpoints, images, measurements, operators, priors, solvers, training
+    from gprior import checkpoints, images, measurements, operators, priors, sampling, solvers, training
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result
+    from gprior.sampling import Posterior, posterior
     from gprior.solving import solve
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gprior.solvers.auto import Auto
+from gprior.solvers.auto import Auto, cosine as cosine
 from gprior.solvers.base import Solver
 from gprior.solvers.basin_cma import CMA, AdamSeeds, BasinCMA, CMAAdam
 from gprior.solvers.brgm import BRGM
@@ -19,6 +19,7 @@ from gprior.solvers.registry import SOLVERS, find_solver, name_of
 from gprior.solvers.robust import Robust
 from gprior.solvers.simulation import plausibility
 from gprior.solvers.sphinx import SPHInX
+from gprior.solvers.styles import moments as moments
 
 __all__ = [
     "BRGM",
