@@ -1,10 +1,11 @@
 """Do the posterior's intervals hold: ``python benchmarks/calibration.py``.
 
-Five problems, each of 50 samples of the prior, 50 phantoms on which it was not trained and 20 images
-outside its domain. The class is known for the first two. Noise of standard deviation 0.02 is added
-where the problem does not have its own. Everything is scored against the true image: the ranks of
-random functionals, the coverage of intervals of pixels and functionals, the continuous ranked
-probability score (CRPS, fair form), and the error of the mean against the spread of the samples.
+Five problems, each of 50 samples of the prior, 50 phantoms on which it was not trained and 20
+images outside its domain. The class is known for the first two. Noise of standard deviation 0.02 is
+added where the problem does not have its own. Everything is scored against the true image: the
+ranks of random functionals, the coverage of intervals of pixels and functionals, the continuous
+ranked probability score (CRPS, fair form), and the error of the mean against the spread of the
+samples.
 """
 
 from __future__ import annotations
@@ -268,17 +269,18 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
         else:  # the CRPS of one image is its absolute error
             values[4] = f"{1000 * statistics.fmean(group['mae']):.2f}"
         converged = group.get("converged")
-        rows.append(
-            [method, problem, images, str(n), *values]
-            + [f"{statistics.fmean(group['psnr']):.1f}"]
-            + ["" if converged is None else f"{statistics.fmean(converged):.3f}"]
-            + [f"{statistics.fmean(group['evaluations']):.0f}", f"{group['seconds'] / n:.1f}"]
-        )
+        values += [
+            f"{statistics.fmean(group['psnr']):.1f}",
+            "" if converged is None else f"{statistics.fmean(converged):.3f}",
+            f"{statistics.fmean(group['evaluations']):.0f}",
+            f"{group['seconds'] / n:.1f}",
+        ]
+        rows.append([method, problem, images, str(n), *values])
     return {"calibration": rows, "calibration_conformal": conformal_table(groups)}
 
 
 def conformal_table(groups: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Table:
-    """Return the coverage of 90 % intervals before and after their calibration on held-out images."""
+    """Return the coverage of 90 % intervals before and after calibration on held-out images."""
     rows = [["Method", "Problem", "Images", "Pixels in 90 %", "After calibration"]]
     for (method, problem, images), group in groups.items():
         held = groups.get((method, problem, "held out"))

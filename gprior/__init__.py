@@ -18,19 +18,30 @@ _HOME = {
     "InputTypeError": "gprior.checks",
     "Perceptual": "gprior.distances",
     "Posterior": "gprior.sampling",
+    "PosteriorSampler": "gprior.sampling.deepinv_sampler",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
     "load_prior": "gprior.checkpoints",
     "posterior": "gprior.sampling",
     "solve": "gprior.solving",
 }
-_ROOMS = ("checkpoints", "images", "measurements", "operators", "priors", "sampling", "solvers", "training")
+_ROOMS = (
+    "checkpoints",
+    "images",
+    "measurements",
+    "operators",
+    "priors",
+    "sampling",
+    "solvers",
+    "training",
+)
 
 __all__ = [
     "InputError",
     "InputTypeError",
     "Perceptual",
     "Posterior",
+    "PosteriorSampler",
     "Reconstructor",
     "Result",
     "checkpoints",
@@ -47,13 +58,23 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gprior import checkpoints, images, measurements, operators, priors, sampling, solvers, training
+    from gprior import (
+        checkpoints,
+        images,
+        measurements,
+        operators,
+        priors,
+        sampling,
+        solvers,
+        training,
+    )
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result
     from gprior.sampling import Posterior, posterior
+    from gprior.sampling.deepinv_sampler import PosteriorSampler
     from gprior.solving import solve
 
 

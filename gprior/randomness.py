@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["generator", "in_plain_mode", "normal", "uniform"]
+__all__ = ["Key", "generator", "in_plain_mode", "normal", "uniform"]
 
 Key = Sequence[int | str]
 Function = TypeVar("Function", bound=Callable[..., object])

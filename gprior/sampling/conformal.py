@@ -1,9 +1,10 @@
 """Intervals that hold for images of the user's kind, by conformal risk control.
 
-Angelopoulos, Bates, Fisch, Lei and Schuster 2024, "Conformal risk control" (ICLR), with the share of
-pixels outside their intervals as the risk. It is the form of split conformal calibration that fits
-images, as in Angelopoulos et al. 2022, "Image-to-image regression with distribution-free uncertainty
-quantification" (ICML). The half-width of a pixel is λ (s + ε), with its standard deviation s.
+Angelopoulos, Bates, Fisch, Lei and Schuster 2024, "Conformal risk control" (ICLR), with the share
+of pixels outside their intervals as the risk. It is the form of split conformal calibration that
+fits images, as in Angelopoulos et al. 2022, "Image-to-image regression with distribution-free
+uncertainty quantification" (ICML). The half-width of a pixel is λ (s + ε), with its standard
+deviation s.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gprior.checks import InputError, number

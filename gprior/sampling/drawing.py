@@ -16,11 +16,11 @@ from gprior.priors import Label, Prior
 from gprior.problem import Problem, build_problem
 from gprior.randomness import in_plain_mode
 from gprior.sampling.evidence import classes_by_evidence
-from gprior.sampling.gauss_newton import Descent, curvature_of_latents, descend
+from gprior.sampling.gauss_newton import Descent, curvature_of_latents
 from gprior.sampling.hmc import hamiltonian, split_r_hat
 from gprior.sampling.latents import Latents, latents_for
 from gprior.sampling.noise import draw_noise, estimate_noise, with_noise_model
-from gprior.sampling.rto import Settings, perturbed, randomize_then_optimize
+from gprior.sampling.rto import Settings, go_on, perturbed, randomize_then_optimize
 from gprior.sampling.samples import Posterior
 from gprior.sampling.target import Target
 from gprior.search import Variables, Watch, correct, join, misfit
@@ -218,9 +218,7 @@ class Sampler:
                 problem, self.latents, settings.candidates, settings.max_batch
             )
             cost = cost + spent
-        problem, spent = classes_by_evidence(
-            problem, self.latents, settings, K, settings.max_batch
-        )
+        problem, spent = classes_by_evidence(problem, self.latents, settings, K, settings.max_batch)
         target, found, redone = randomize_then_optimize(
             problem, self.latents, settings, settings.max_batch, watch
         )
@@ -228,8 +226,7 @@ class Sampler:
             measured = replace(target, problem=problem)
             problem = replace(problem, noise_std=draw_noise(measured, found.u, sweep))
             target = replace(target, problem=perturbed(problem))
-            cost = cost + found.evaluations + 1 / 3
-            found = descend(target, found.u, problem.image, 1, settings.newton)
+            found, cost = go_on(target, found, settings), cost + 1 / 3
         cost = (cost + found.evaluations).view(-1, K).sum(1) + spent
         u, r_hat = found.u, None
         if self.method == "hmc":
@@ -329,8 +326,8 @@ def _with_budget(
     least, fits = cost(0.0)
     if not least <= budget < float("inf"):
         raise InputError(
-            f"budget must be at least {least:.0f} evaluations for {samples} samples and finite, got "
-            f"{budget}; raise it, or lower samples, candidates or rounds"
+            f"budget must be at least {least:.0f} evaluations for {samples} samples and finite, "
+            f"got {budget}; raise it, or lower samples, candidates or rounds"
         )
     low, high = 0.0, 1000.0
     for _ in range(40):

@@ -1,14 +1,14 @@
 """Gauss-Newton steps that linearise the synthesis alone, many rows at once.
 
-At the code v = M(u) of a row, with the gradient g of the data term and its curvature H there, a step
-minimises the model ::
+At the code v = M(u) of a row, with the gradient g of the data term and its curvature H there, a
+step minimises the model ::
 
     q(u') = g.(v' - v) + 1/2 (v' - v).(H + μI)(v' - v) + 1/2 |u' - c|² / s²,      v' = M(u')
 
 exactly, by the Levenberg-Marquardt method on M, which costs nothing next to the generator. The step
-is taken if J falls. μ follows how well the model predicts the fall (Nielsen 1999, "Damping parameter
-in Marquardt's method"). Rows of one image share H, which is computed at the best of them: near the
-solution it is the same for all, and elsewhere it only has to be good enough for J to fall.
+is taken if J falls. μ follows how well the model predicts the fall (Nielsen 1999, "Damping
+parameter in Marquardt's method"). Rows of one image share H, which is computed at the best of them:
+near the solution it is the same for all, and elsewhere it only has to be good enough for J to fall.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _share_curvature(
     cost: Tensor,
 ) -> None:
     """Compute the curvature of each image that still runs at its best row, for all its rows."""
-    for number in image[running].unique().tolist():
+    for number in sorted(set(image[running].tolist())):
         rows = (image == number).nonzero()[:, 0]
         best = rows[objective[rows].argmin()][None]
         H[rows] = target.take(best).curvature(v[best])
@@ -176,8 +176,9 @@ def jacobian_of_mapping(target: Target, u: Tensor) -> Tensor:
     R, n = u.shape
     moved = u[:, None] + MAPPING * torch.eye(n, dtype=u.dtype, device=u.device)
     start = take(target.start, torch.arange(R, device=u.device).repeat_interleave(n))
-    codes = target.latents.code(moved.flatten(0, 1), start).unflatten(0, (R, n))
-    return (codes - target.code(u)[:, None]).mT / MAPPING
+    codes = target.latents.code(moved.flatten(0, 1), start).view(R, n, -1)
+    change: Tensor = (codes - target.code(u)[:, None]).mT / MAPPING
+    return change
 
 
 def curvature_of_latents(target: Target, u: Tensor, H: Tensor) -> Tensor:

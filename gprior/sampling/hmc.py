@@ -1,18 +1,20 @@
 """Hamiltonian Monte Carlo from given samples, each chain for itself.
 
-Neal 2011, "MCMC using Hamiltonian dynamics". The mass matrix of a chain is the Gauss-Newton curvature
-where it starts. Its step size follows its own acceptance during the warm-up, by the rule of Robbins
-and Monro, and stays fixed afterwards.
+Neal 2011, "MCMC using Hamiltonian dynamics". The mass matrix of a chain is the Gauss-Newton
+curvature where it starts. Its step size follows its own acceptance during the warm-up, by the rule
+of Robbins and Monro, and stays fixed afterwards. Each step takes a random share of it, so that no
+trajectory returns to where it began.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gprior.randomness import normal, uniform
+from gprior.randomness import Key, normal, uniform
 from gprior.sampling.gauss_newton import pulled_back
 from gprior.sampling.target import Target
 
@@ -68,7 +70,7 @@ def hamiltonian(
         p = (root @ normal(keys, u.shape[1:], u)[:, :, None])[:, :, 0]
         before = like + target.prior(u) + _kinetic(p, root)
         # The prior's gradient is exact and free, so it is not kept with that of the likelihood.
-        size = log_size.exp()[:, None]
+        size = log_size.exp()[:, None] * (0.5 + 0.5 * _dice(keys, "size", u))[:, None]
         q, f, g = u, like, pull
         p = p - size / 2 * (g + (q - target.centre) / target.spread**2)
         for step in range(leapfrog):
@@ -78,8 +80,7 @@ def hamiltonian(
             p = p - half * size * (g + (q - target.centre) / target.spread**2)
         change = before - (f + target.prior(q) + _kinetic(p, root))
         chance = change.nan_to_num(-torch.inf).clamp_max(0).exp()
-        dice = torch.stack([uniform((*key, "dice"), ()) for key in keys]).to(u)
-        moved = dice < chance
+        moved = _dice(keys, "dice", u) < chance
         u = torch.where(moved[:, None], q, u)
         like, pull = torch.where(moved, f, like), torch.where(moved[:, None], g, pull)
         if i < warmup:
@@ -90,9 +91,15 @@ def hamiltonian(
     return Chains(u, torch.stack(visited, 1), share)
 
 
+def _dice(keys: Iterable[Key], name: str, like: Tensor) -> Tensor:
+    """Return a number from the uniform distribution on [0, 1) for each row, (R,)."""
+    return torch.stack([uniform((*key, name), ()) for key in keys]).to(like)
+
+
 def _kinetic(p: Tensor, root: Tensor) -> Tensor:
     """Return p^T M^-1 p / 2, (R,)."""
-    return 0.5 * torch.linalg.solve_triangular(root, p[:, :, None], upper=False).square().sum((1, 2))
+    whitened = torch.linalg.solve_triangular(root, p[:, :, None], upper=False)
+    return 0.5 * torch.square(whitened).sum((1, 2))
 
 
 def _likelihood(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +124,8 @@ def split_r_hat(visited: Tensor, samples: int) -> Tensor:
     if half < 2:
         return visited.new_full((len(visited) // samples,), torch.nan)
     parts = torch.stack([visited[:, :half], visited[:, half : 2 * half]], 1)
-    chains = parts.unflatten(0, (-1, samples)).flatten(1, 2)  # (B, 2 K, half, n)
+    chains = parts.view(-1, 2 * samples, *parts.shape[2:])  # (B, 2 K, half, n)
     within = chains.var(2).mean(1)
     between = chains.mean(2).var(1)
-    return ((half - 1) / half + between / within.clamp_min(1e-30)).sqrt().amax(1)
+    ratio: Tensor = (half - 1) / half + between / within.clamp_min(1e-30)
+    return ratio.sqrt().amax(1)

@@ -1,8 +1,8 @@
 """Which latents are sampled, and how a generator is divided for Gauss-Newton steps.
 
 A style generator is G(u) = S(M(u)): a small mapping network M and a large synthesis network S. M is
-far from linear, but costs nothing. S is nearly linear over the distances that matter, but expensive.
-So the steps of `gprior.sampling.gauss_newton` linearise S alone, in the code v = M(u).
+far from linear, but costs nothing. S is nearly linear over the distances that matter, but
+expensive. So the steps of `gprior.sampling.gauss_newton` linearise S alone, in the code v = M(u).
 """
 
 from __future__ import annotations
@@ -15,17 +15,27 @@ from torch import Tensor
 from gprior.checks import InputError
 from gprior.priors import Prior
 from gprior.search import Variables
-from gprior.solvers import moments
+from gprior.solvers import Auto, moments, samples_by_class
 
 __all__ = ["Deviations", "Direct", "Latents", "ThroughStyles", "latents_for"]
 
 SPACES = ("z", "w+")
+COMPONENTS = 16  # of the deviation of a layer: they have 80 % of the variance of the styles
 
 
 class Latents(Protocol):
-    """Latents u (R, n) with the prior distribution N(0, diag(spread^2))."""
+    """Latents u (R, n) with the prior distribution N(0, diag(s²)).
+
+    Attributes
+    ----------
+    prior : Prior
+        The generator.
+    sweeps : int
+        How often s is found from the samples and they are drawn again; 0 where it is known.
+    """
 
     prior: Prior
+    sweeps: int
 
     def begin(self, start: Variables) -> Tensor:
         """Return u (R, n) at a starting point with ``z`` and, where there are classes, ``c``."""
@@ -39,12 +49,17 @@ class Latents(Protocol):
     def unit(self, start: Variables) -> Tensor:
         """Return a typical size of the entries of a code, (R, 1) or (R, m)."""
 
+    def spread(self, u: Tensor, image: Tensor) -> Tensor:
+        """Return s (R, n) for samples u of the images of these numbers, (R,)."""
+
     def keep(self, u: Tensor, start: Variables) -> Variables:
         """Return the latents by the names of ``Result.latents``."""
 
 
 class Direct:
     """z of any generator, which is its own code."""
+
+    sweeps = 0
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
@@ -60,6 +75,9 @@ class Direct:
 
     def unit(self, start: Variables) -> Tensor:
         return torch.ones_like(start["z"][:, :1])
+
+    def spread(self, u: Tensor, image: Tensor) -> Tensor:
+        return torch.ones_like(u)
 
     def keep(self, u: Tensor, start: Variables) -> Variables:
         return {"z": u, **({"c": start["c"]} if "c" in start else {})}
@@ -82,37 +100,71 @@ class ThroughStyles(Direct):
         return scale(self.prior, start)[1]
 
 
-class Deviations:
-    """Styles of all layers, in units of their spread: shared e and d of each layer.
+class Deviations(Direct):
+    """Styles of all layers by principal components: shared e, and deviations d of each layer.
 
-    They are those of the method ``auto``: w_l = mean + s (e + d_l), with e ~ N(0, 1). The code is
-    all styles together.
+    The prior of ``auto`` is meant, w_l = mean + s (e + d_l), with two changes that make it a
+    density from which one can draw. e has the covariance of the styles, by its principal
+    components, and d_l has the first few of them. The term ρ n/2 log(1 + |d|² / (n τ²)) of ``auto``
+    cannot be normalised. Its curvature is that of a normal distribution of variance (τ² + |d|²/n) /
+    ρ, and this is the prior of d here, with the d of the mean of the samples.
     """
 
+    sweeps = 2
+
     def __init__(self, prior: Prior, num_ws: int) -> None:
-        self.prior, self.num_ws = prior, num_ws
+        super().__init__(prior)
+        self.num_ws, self.axes = num_ws, principal_axes(prior)
+        self.shared = self.axes.shape[2]
 
     def begin(self, start: Variables) -> Tensor:
         mean, spread = scale(self.prior, start)
         w = self.prior.mapping(start["z"], start.get("c"))[:, 0]
-        shared = (w - mean) / spread
-        return torch.cat([shared, shared.new_zeros(len(w), self.num_ws * w.shape[1])], 1)
-
-    def code(self, u: Tensor, start: Variables) -> Tensor:
-        mean, spread = scale(self.prior, start)
-        n = mean.shape[1]
-        scaled = u[:, :n, None] + u[:, n:].unflatten(1, (self.num_ws, n)).mT
-        return (mean[:, :, None] + spread[:, :, None] * scaled).mT.flatten(1)
+        inverse = torch.linalg.pinv(self._axes(start))
+        shared = (inverse @ ((w - mean) / spread)[:, :, None])[:, :, 0]
+        return torch.cat([shared, shared.new_zeros(len(w), self.num_ws * COMPONENTS)], 1)
 
     def inputs(self, code: Tensor, start: Variables) -> dict[str, Any]:
-        return {"ws": code.unflatten(1, (self.num_ws, -1))}
+        mean, spread = scale(self.prior, start)
+        axes = self._axes(start)
+        units = axes[:, :, :COMPONENTS] / axes[:, :, :COMPONENTS].norm(dim=1, keepdim=True)
+        e = (axes @ code[:, : self.shared, None]).mT  # (R, 1, w_dim)
+        d = code[:, self.shared :].view(len(code), self.num_ws, COMPONENTS) @ units.mT
+        return {"ws": mean[:, None] + spread[:, None] * (e + d)}
 
-    def unit(self, start: Variables) -> Tensor:
-        return scale(self.prior, start)[1].repeat(1, self.num_ws)
+    def spread(self, u: Tensor, image: Tensor) -> Tensor:
+        means = torch.stack([u[image == i].mean(0) for i in image])[:, self.shared :]
+        square = means.square().mean(1, keepdim=True)
+        d = ((Auto.tightness**2 + square) / Auto.release).sqrt()
+        return torch.cat([torch.ones_like(u[:, : self.shared]), d.expand_as(means)], 1)
 
     def keep(self, u: Tensor, start: Variables) -> Variables:
-        w = self.code(u, start).unflatten(1, (self.num_ws, -1))
+        w = self.inputs(u, start)["ws"]
         return {"w": w, **({"c": start["c"]} if "c" in start else {})}
+
+    def _axes(self, start: Variables) -> Tensor:
+        """Return the axes of the class of each row, (R, w_dim, components)."""
+        if "c" in start:
+            return torch.einsum("rc,cwk->rwk", start["c"], self.axes)
+        return self.axes.expand(len(start["z"]), -1, -1)
+
+
+def principal_axes(prior: Prior) -> Tensor:
+    """Return the principal axes of the styles of each class, (c_dim or 1, w_dim, components).
+
+    Styles are in units of their spread, and an axis has the length of its standard deviation.
+    """
+    core = prior.core
+
+    def compute() -> Tensor:
+        found = []
+        for w, mean, spread in zip(samples_by_class(core), *moments(core), strict=True):
+            scaled = ((w - mean) / spread).double()
+            _, size, axes = torch.linalg.svd(scaled, full_matrices=False)
+            found.append(axes.mT * size / len(w) ** 0.5)
+        return torch.stack(found).to(core.like)
+
+    return core.statistic("principal_axes_of_w", compute)
 
 
 def scale(prior: Prior, start: Variables) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def with_noise_model(problem: Problem) -> tuple[Problem, str]:
     """
     if bool((problem.noise_std > 0).all()):
         return problem, "known"
-    model = getattr(problem.forward.physics, "noise_model", None)
+    model: Any = getattr(problem.forward.physics, "noise_model", None)
     name = type(model).__name__
     if name not in ("PoissonNoise", "PoissonGaussianNoise"):
         return problem, "unknown: sampled with the latents"

@@ -1,8 +1,8 @@
 """Randomize-then-optimize: every sample is the minimiser of a problem of its own.
 
 Bardsley, Solonen, Haario and Laine 2014, "Randomize-then-optimize: a method for sampling from
-posterior distributions in nonlinear inverse problems", SIAM J. Sci. Comput. 36. Sample k of an image
-is ::
+posterior distributions in nonlinear inverse problems", SIAM J. Sci. Comput. 36. Sample k of an
+image is ::
 
     y_k = y + σ n_k,    c_k ~ N(0, s²),
     u_k = argmin_u  1/2 |A G(u) - y_k|² / σ² + 1/2 |u - c_k|² / s²
@@ -11,8 +11,8 @@ For a linear A G these are exact samples of the posterior. Otherwise they are ap
 have the weight of their basins of attraction.
 
 The search of a sample: the best of draws of the prior, some steps of Adam, then Gauss-Newton steps.
-A sample that is stuck, with an objective far above that of the others of its image, goes on from the
-one of them where its own objective is least. That is another start of the same minimisation.
+A sample that is stuck, with an objective far above that of the others of its image, goes on from
+the one of them where its own objective is least. That is another start of the same minimisation.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def search_from_draws(
     objective = Objective(likelihood_term(), prior_term("centre"))
     parts: list[Variables] = []
     costs = []
-    for rows in torch.arange(len(problem), device=problem.image.device).split(at_once):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(problem), device=problem.image.device).split(at_once):  # type:
+    ignore[no-untyped-call]
         part = problem.take(rows)
         start, cost = starting_point(part, objective, f"best-of:{settings.candidates}", at_once)
         start = {**start, "centre": centre[rows]}
@@ -110,20 +111,32 @@ def randomize_then_optimize(
     z = problem.prior.draw(problem.draw_keys("start"))
     start, cost = search_from_draws(changed, centres(changed, z), settings, at_once, watch)
     u = latents.begin(start)
-    target = Target(changed, latents, start, centres(changed, u), torch.ones_like(u), at_once)
+    draws, spread = centres(changed, u), latents.spread(u, problem.image)
+    target = Target(changed, latents, start, spread * draws, spread, at_once)
     descent = descend(target, u, problem.image, settings.rounds, settings.newton)
     descent = replace(descent, evaluations=descent.evaluations + cost)
     descent, redone = redo(target, descent, settings)
+    for _ in range(latents.sweeps):
+        spread = latents.spread(descent.u, problem.image)
+        target = replace(target, centre=spread * draws, spread=spread)
+        descent = go_on(target, descent, settings)
     return target, descent, redone
+
+
+def go_on(target: Target, descent: Descent, settings: Settings) -> Descent:
+    """Go on from the samples of a descent, after their target has changed a little."""
+    found = descend(target, descent.u, target.problem.image, 1, settings.newton)
+    return replace(found, evaluations=found.evaluations + descent.evaluations)
 
 
 @torch.no_grad()
 def redo(target: Target, descent: Descent, settings: Settings) -> tuple[Descent, Tensor]:
     """Let stuck rows go on from the row of their image where their own objective is least."""
     image, objective = target.problem.image, descent.objective
-    freedom = sum(f.flatten(1).count_nonzero(1) for f in target.problem.fit) + descent.u.shape[1]
+    counts = torch.stack([f.flatten(1).count_nonzero(1) for f in target.problem.fit]).sum(0)
+    freedom = (counts + descent.u.shape[1]).to(objective)
     least = torch.stack([objective[image == i].amin() for i in image])
-    stuck = ~(objective <= least + STUCK * freedom.to(objective).sqrt()) | ~descent.converged
+    stuck = ~(objective <= least + STUCK * freedom.sqrt()) | ~descent.converged
     rows = stuck.nonzero()[:, 0]
     if not len(rows):
         return descent, stuck

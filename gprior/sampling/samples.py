@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.stats import t as student
@@ -119,7 +118,9 @@ class Posterior:
             If the level is out of range, or not that of the calibration.
         """
         known = self.calibration
-        level = number("level", (known.level if known else 0.9) if level is None else level, above=0)
+        level = number(
+            "level", (known.level if known else 0.9) if level is None else level, above=0
+        )
         if level >= 1:
             raise InputError(f"level must be below 1, got {level}")
         if known is not None:

@@ -12,7 +12,7 @@ from gprior.problem import Leaves, Problem
 from gprior.sampling.latents import Latents
 from gprior.search import Iterate, Term, Variables, take
 
-__all__ = ["Target", "likelihood", "prior_term"]
+__all__ = ["Target", "likelihood", "likelihood_term", "prior_term"]
 
 DIFFERENCE = 1e-2  # step of the finite differences of the synthesis, in units of the code
 
@@ -147,7 +147,7 @@ def _slope(part: Target, code: Tensor) -> tuple[Tensor, ...]:
 
 def _curvature(part: Target, code: Tensor) -> tuple[Tensor, ...]:
     """For one row."""
-    m, unit = code.shape[1], part.latents.unit(part.start).expand_as(code)
+    unit = part.latents.unit(part.start).expand_as(code)
     steps = DIFFERENCE * torch.diag(unit[0])
     moved = torch.cat([code, code + steps])
     columns: list[Tensor] = []
