@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Calibration": "gprior.sampling",
     "InputError": "gprior.checks",
     "InputTypeError": "gprior.checks",
     "Perceptual": "gprior.distances",
@@ -21,6 +22,7 @@ _HOME = {
     "PosteriorSampler": "gprior.sampling.deepinv_sampler",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
+    "calibrate": "gprior.sampling",
     "load_prior": "gprior.checkpoints",
     "posterior": "gprior.sampling",
     "solve": "gprior.solving",
@@ -37,6 +39,7 @@ _ROOMS = (
 )
 
 __all__ = [
+    "Calibration",
     "InputError",
     "InputTypeError",
     "Perceptual",
@@ -44,6 +47,7 @@ __all__ = [
     "PosteriorSampler",
     "Reconstructor",
     "Result",
+    "calibrate",
     "checkpoints",
     "images",
     "load_prior",
@@ -73,7 +77,7 @@ if TYPE_CHECKING:
     from gprior.distances import Perceptual
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result
-    from gprior.sampling import Posterior, posterior
+    from gprior.sampling import Calibration, Posterior, calibrate, posterior
     from gprior.sampling.deepinv_sampler import PosteriorSampler
     from gprior.solving import solve
 

@@ -191,6 +191,52 @@ def reconstruct(
 
 
 @main.command()
+def calibrate(
+    prior: PriorName,
+    operator: Annotated[
+        str,
+        typer.Option("--operator", "-A", metavar="SPEC", help="Operator; see `gprior operators`."),
+    ],
+    images: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of images like yours, at least 20.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="JSON", help="File to write.")],
+    noise: Annotated[float, typer.Option(metavar="STD", help="Standard deviation of the noise.")],
+    samples: Annotated[int, typer.Option(metavar="N", help="Posterior samples per image.")] = 16,
+    level: Annotated[
+        float, typer.Option(metavar="X", help="Wanted share of pixels in their intervals.")
+    ] = 0.9,
+    label: Annotated[
+        int | None, typer.Option(metavar="N", help="Class of the images; default: drawn.")
+    ] = None,
+    device: OnDevice = Device.auto,
+    seed: Seed = 0,
+) -> None:
+    """Calibrate the intervals of posterior samples on images like yours.
+
+    \b
+    Example:
+      gprior calibrate phantom-64 -A downsample:4 --noise 0.02 --images slices/ -o c.json
+    """
+    from gprior.commands.calibrate import run
+
+    typer.echo(
+        run(
+            prior,
+            operator,
+            images,
+            out,
+            noise=noise,
+            samples=samples,
+            level=level,
+            label=label,
+            device=device.value,
+            seed=seed,
+        )
+    )
+
+
+@main.command()
 def operators() -> None:
     """List the operators that -A takes.
 

@@ -36,14 +36,17 @@ MAY_IMPORT = {
     "solvers": (*TOOLS, "priors", "distances", "problem", "search"),
     "result": (*TOOLS, "search"),
     "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
+    "sampling": (*TOOLS, "priors", "problem", "search", "solvers"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),
     "training": (*TOOLS, "priors", "checkpoints", "distances", "images"),
     "commands": (
         *TOOLS, "operators", "priors", "checkpoints", "images", "distances", "measurements",
-        "problem", "solvers", "result", "solving", "training",
+        "problem", "solvers", "result", "solving", "sampling", "training",
     ),
     "cli": ("checks", "operators", "commands"),
-    "__init__": ("checks", "checkpoints", "distances", "reconstructor", "result", "solving"),
+    "__init__": (
+        "checks", "checkpoints", "distances", "reconstructor", "result", "sampling", "solving",
+    ),
 }  # fmt: skip
 # What a room hides from others: they import from the room itself. Documented parts of it, and the
 # commands, which are imported when they run, are the exceptions.

@@ -12,10 +12,14 @@ import deepinv
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
+from typer.testing import CliRunner
 
 import gprior
+from gprior.checkpoints import save_prior
+from gprior.cli import main
 from gprior.operators import Downsampling, Masking
 from gprior.priors import Generator
 from gprior.problem import build_problem
@@ -408,6 +412,63 @@ def test_a_calibration_scales_the_intervals(drawn, tmp_path):
         drawn.calibrated(other)
     scaled.save(tmp_path / "p.safetensors")
     assert Posterior.load(tmp_path / "p.safetensors").calibration == known
+
+
+CHEAP = {"steps": 1, "rounds": 1, "newton": 1, "candidates": 1}
+
+
+def test_calibrated_intervals_hold_for_images_like_those_of_the_calibration():
+    """The true images vary twice as much as the prior believes."""
+    prior, M = linear_prior()
+    A = torch.randn(SIZE, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z = 2 * prior.draw([(k, "wide") for k in range(120)])
+    x = (z @ M.T).view(-1, 1, 4, 4)
+    known = gprior.calibrate(
+        x[:60], A, prior, 8, level=0.8, noise_std=SIGMA, operator="matrix", max_batch=480, **CHEAP
+    )
+    assert known.images == 60 and known.operator == "matrix" and known.before < 0.75
+    noise = torch.randn(60, SIZE, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+    y = x[60:].flatten(1) @ A.T + SIGMA * noise
+    options = {"noise_std": SIGMA, "check": False, "max_batch": 480, **CHEAP}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        drawn = posterior(y, A, prior, 8, seed=list(range(500, 560)), **options)
+
+    def inside(low, high):
+        return float(((x[60:] >= low) & (x[60:] <= high)).double().mean())
+
+    assert inside(*drawn.interval(0.8)) < 0.75
+    assert 0.75 < inside(*drawn.calibrated(known).interval()) < 0.9
+
+
+def test_a_calibration_refuses_too_few_or_wrong_images(tiny_prior):
+    prior = tiny_prior()
+    A = Downsampling(prior.image_shape, 2)
+    with pytest.raises(gprior.InputError, match=r"at least 9 for level 0\.9, got 8"):
+        gprior.calibrate(prior.sample(8), A, prior, noise_std=0.1)
+    with pytest.raises(gprior.InputError, match=r"images must have shape \(n, 1, 16, 16\)"):
+        gprior.calibrate(torch.zeros(20, 1, 8, 8), A, prior, noise_std=0.1)
+    with pytest.raises(gprior.InputError, match="above 0 and below 1"):
+        gprior.calibrate(prior.sample(2), A, prior, noise_std=0.1, level=1.0)
+
+
+def test_the_command_calibrates_on_a_folder(tiny_prior, tmp_path):
+    prior = tiny_prior(dtype=torch.float32)
+    save_prior(prior, tmp_path / "prior.safetensors")
+    (tmp_path / "images").mkdir()
+    for k in range(20):
+        pixels = np.random.default_rng(k).integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{k}.png")
+    out = tmp_path / "c.json"
+    arguments = [str(tmp_path / "prior.safetensors"), "-A", "downsample:4", "--noise", "0.1"]
+    arguments += ["--images", str(tmp_path / "images"), "-o", str(out), "--samples", "2"]
+    found = CliRunner().invoke(main, ["calibrate", *arguments, "--level", "0.8"])
+    assert found.exit_code == 0, found.output
+    known = Calibration.load(out)
+    assert known.images == 20 and known.operator == "downsample:4" and known.level == 0.8
+    assert f"{known.factor:.2f}" in found.output
+    found = CliRunner().invoke(main, ["calibrate", *arguments[:-3], "c.txt"])
+    assert found.exit_code == 2
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "gprior-calibration-1"}', "\x00"])

@@ -56,7 +56,7 @@ class Latents(Protocol):
         """Return the latents by the names of ``Result.latents``."""
 
 
-class Direct:
+class Direct(Latents):
     """z of any generator, which is its own code."""
 
     sweeps = 0

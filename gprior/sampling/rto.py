@@ -81,8 +81,8 @@ def search_from_draws(
     objective = Objective(likelihood_term(), prior_term("centre"))
     parts: list[Variables] = []
     costs = []
-    for rows in torch.arange(len(problem), device=problem.image.device).split(at_once):  # type:
-    ignore[no-untyped-call]
+    every = torch.arange(len(problem), device=problem.image.device)
+    for rows in every.split(at_once):  # type: ignore[no-untyped-call]
         part = problem.take(rows)
         start, cost = starting_point(part, objective, f"best-of:{settings.candidates}", at_once)
         start = {**start, "centre": centre[rows]}

@@ -93,7 +93,8 @@ def _simulated(one: Problem) -> Problem:
     for k, clean in enumerate(problem.measure(images)):
         real = torch.view_as_real(clean) if clean.is_complex() else clean
         drawn = normal(problem.draw_keys(f"simulated noise {k}"), real.shape[1:], real)
-        level = noise.view(-1, *[1] * (real.ndim - 1))
+        # σ² is the variance of a complex number, not of each of its parts.
+        level = (noise / 2**0.5 if clean.is_complex() else noise).view(-1, *[1] * (real.ndim - 1))
         noisy = real + level * drawn
         y.append(torch.view_as_complex(noisy) if clean.is_complex() else noisy)
     masked = [torch.where(fit > 0, leaf, 0) for leaf, fit in zip(y, problem.fit, strict=True)]
