@@ -43,6 +43,7 @@ PUBLIC = (
     "gprior.problem",
     "gprior.search",
     "gprior.solvers",
+    "gprior.sampling",
     "gprior.solvers.terms",
     "gprior.solvers.placement",
     "gprior.images",

@@ -125,3 +125,15 @@ def test_prior_does_not_fit(
     lesion, around, head = values["lesion"], values["around"], values["head"][0, 0]
     assert f"truth: {1 - head[around].mean():.2f};" in capsys.readouterr().out
     assert int(lesion.sum()) == 49 and not (lesion & around).any()
+
+
+def test_posterior_samples(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPRIOR_EXAMPLE_BUDGET", "15")
+    runpy.run_path(str(EXAMPLES / "posterior_samples.py"))
+    (figure,) = shown
+    panels = panels_of(figure)
+    assert {"truth", "y", "mean", "sample 6", "standard deviation"} <= set(panels)
+    seen, missing = (float(v) for v in re.findall(r"half ([\d.]+)", capsys.readouterr().out))
+    assert missing > 1.5 * seen
