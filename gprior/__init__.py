@@ -14,22 +14,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Item": "gprior.batch",
     "InputError": "gprior.checks",
     "InputTypeError": "gprior.checks",
     "Perceptual": "gprior.distances",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
     "load_prior": "gprior.checkpoints",
+    "Solved": "gprior.batch",
     "solve": "gprior.solving",
+    "solve_many": "gprior.batch",
 }
 _ROOMS = ("checkpoints", "images", "measurements", "operators", "priors", "solvers", "training")
 
 __all__ = [
     "InputError",
     "InputTypeError",
+    "Item",
     "Perceptual",
     "Reconstructor",
     "Result",
+    "Solved",
     "checkpoints",
     "images",
     "load_prior",
@@ -37,12 +42,14 @@ __all__ = [
     "operators",
     "priors",
     "solve",
+    "solve_many",
     "solvers",
     "training",
 ]
 
 if TYPE_CHECKING:
     from gprior import checkpoints, images, measurements, operators, priors, solvers, training
+    from gprior.batch import Item, Solved, solve_many
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual

@@ -37,13 +37,14 @@ MAY_IMPORT = {
     "result": (*TOOLS, "search"),
     "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),
+    "batch": (*TOOLS, "priors", "search", "solvers", "result", "solving"),
     "training": (*TOOLS, "priors", "checkpoints", "distances", "images"),
     "commands": (
         *TOOLS, "operators", "priors", "checkpoints", "images", "distances", "measurements",
-        "problem", "solvers", "result", "solving", "training",
+        "problem", "solvers", "result", "solving", "batch", "training",
     ),
     "cli": ("checks", "operators", "commands"),
-    "__init__": ("checks", "checkpoints", "distances", "reconstructor", "result", "solving"),
+    "__init__": ("batch", "checks", "checkpoints", "distances", "reconstructor", "result", "solving"),
 }  # fmt: skip
 # What a room hides from others: they import from the room itself. Documented parts of it, and the
 # commands, which are imported when they run, are the exceptions.
