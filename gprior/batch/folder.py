@@ -152,7 +152,9 @@ class Folder:
         If another worker was faster, its results stay: they are the same.
         """
         files = {path.name: digest(path) for path in sorted(place.iterdir()) if path.is_file()}
-        write_json(place / RECORD, {"id": item, **facts, "files": files}, "the record of an item")
+        # Nothing is flushed to the disk here: what a loss of power damages is found by its digest.
+        record = json.dumps({"id": item, **facts, "files": files}, indent=1, allow_nan=False)
+        (place / RECORD).write_text(record + "\n", encoding="utf-8")
         try:
             place.rename(self.items / item)
         except OSError as error:
