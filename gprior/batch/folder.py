@@ -34,6 +34,7 @@ __all__ = ["Folder", "names"]
 REMEDY = "free disk space, make the folder writable, or choose another place"
 EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 RECORD = "item.json"
+KEPT = ".volume"  # ending of a part that the next worker continues
 
 
 class Folder:
@@ -151,7 +152,11 @@ class Folder:
 
         If another worker was faster, its results stay: they are the same.
         """
-        files = {path.name: digest(path) for path in sorted(place.iterdir()) if path.is_file()}
+        files = {
+            path.relative_to(place).as_posix(): digest(path)
+            for path in sorted(place.rglob("*"))
+            if path.is_file()
+        }
         # Nothing is flushed to the disk here: what a loss of power damages is found by its digest.
         record = json.dumps({"id": item, **facts, "files": files}, indent=1, allow_nan=False)
         (place / RECORD).write_text(record + "\n", encoding="utf-8")
@@ -204,6 +209,13 @@ class Folder:
             for name in names(self.failed):
                 with suppress(FileNotFoundError):
                     (self.failed / name).rename(self.todo / name)
+
+    def clean(self) -> None:
+        """Remove what killed workers left behind, if nobody is at work."""
+        if not names(self.claimed):
+            for path in self.parts.iterdir():
+                if not path.name.endswith(KEPT):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def tokens(self) -> set[str]:
         """Return the items that are not done."""

@@ -175,6 +175,7 @@ def _solved(
             stop.set()
             working.close()
             if temporary is None:
+                folder.clean()
                 write_summary(folder)
                 write_status(folder)
         left = folder.tokens() - set(folder.failures())
