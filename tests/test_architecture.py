@@ -44,7 +44,9 @@ MAY_IMPORT = {
         "problem", "solvers", "result", "solving", "batch", "training",
     ),
     "cli": ("checks", "operators", "commands"),
-    "__init__": ("batch", "checks", "checkpoints", "distances", "reconstructor", "result", "solving"),
+    "__init__": (
+        "batch", "checks", "checkpoints", "distances", "reconstructor", "result", "solving",
+    ),
 }  # fmt: skip
 # What a room hides from others: they import from the room itself. Documented parts of it, and the
 # commands, which are imported when they run, are the exceptions.

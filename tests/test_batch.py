@@ -45,8 +45,8 @@ def linear():
     return Generator(draw_pixels, 6, dtype=torch.float64)
 
 
-@pytest.fixture(scope="module")
-def A():
+@pytest.fixture(scope="module", name="A")
+def operator():
     return matrix(1, 20, 64) / 8
 
 
@@ -143,9 +143,7 @@ def test_items_of_several_kinds(tiny_prior):
         "masked": gprior.solve(hidden[None], half, prior, "csgm", steps=4).x,
         "label": gprior.solve(half(x)[1:2], half, prior, "csgm", steps=4, label=2).x,
         "later": gprior.solve(half(x)[2:3], half, prior, "csgm", steps=4).x,
-        "small": gprior.solve(
-            small(x)[3:], small, prior, "csgm", steps=4, noise_std=0.1, seed=5
-        ).x,
+        "small": gprior.solve(small(x)[3:], small, prior, "csgm", steps=4, noise_std=0.1, seed=5).x,
     }
     assert same(done, alone)
 
@@ -279,7 +277,7 @@ def test_a_full_disk_ends_the_run_and_says_so(linear, A, items, tmp_path, monkey
 
     monkeypatch.setattr(Folder, "finish", full)
     call = {"out": tmp_path, "max_batch": 2, **QUICK}
-    with pytest.raises(RuntimeError, match="7 items are left.*No space left on device"):
+    with pytest.raises(RuntimeError, match=r"7 items are left.*No space left on device"):
         list(gprior.solve_many(items, A, linear, "csgm", **call))
     assert not list((tmp_path / "state" / "parts").iterdir())
     assert len(list((tmp_path / "state" / "todo").iterdir())) == 7
@@ -293,7 +291,7 @@ def test_a_folder_without_rights(linear, A, items, tmp_path, place):
     list(gprior.solve_many(items[:1], A, linear, "csgm", out=tmp_path, **QUICK))
     (tmp_path / "state" / place).rmdir()
     (tmp_path / "state" / place).write_text("in the place of the folder")
-    with pytest.raises(OSError, match="cannot write to .*; free disk space, make the folder"):
+    with pytest.raises(OSError, match=r"cannot write to .*; free disk space, make the folder"):
         list(gprior.solve_many(items, A, linear, "csgm", out=tmp_path, **QUICK))
 
 
@@ -362,7 +360,7 @@ def test_the_items_of_a_living_worker_are_left_to_it(linear, A, items, tmp_path)
         assert one.leases.others_at_work()
         time.sleep(0.05)
     living.close()  # gives the item back
-    assert list(one.folder.todo.iterdir())[0].name == mine
+    assert next(one.folder.todo.iterdir()).name == mine
     assert sorted([*done, *one.run()]) == job.items
 
 
@@ -430,10 +428,8 @@ def test_nothing_is_lost_and_nothing_done_twice_when_killed(linear, A, items, tm
         for place in (out / "items").glob("*/item.json"):
             time_ = place.stat().st_mtime_ns
             assert written.setdefault(place.parent.name, time_) == time_  # nobody wrote it again
-    done = answers(
-        gprior.solve_many(items, A, linear, "csgm", out=out, patience=0.2, **QUICK)
-    )
-    assert 0 < len(written)
+    done = answers(gprior.solve_many(items, A, linear, "csgm", out=out, patience=0.2, **QUICK))
+    assert written
     assert all(
         (out / "items" / k / "item.json").stat().st_mtime_ns == at for k, at in written.items()
     )

@@ -126,16 +126,18 @@ def _watch(working: Any, folder: Folder, total: int, quiet: bool) -> list[str]:
     with tqdm(
         total=total, initial=status_of(folder)["done"], desc="items", unit="item", disable=quiet
     ) as bar:
-        while True:
+        said: list[str] | None = None
+        while said is None:
             try:
                 next(working)
             except StopIteration as end:
-                return list(end.value)
-            if time.monotonic() > looked + EVERY:
+                said = list(end.value)
+            if said is not None or time.monotonic() > looked + EVERY:
                 status = write_status(folder)
                 bar.set_postfix(failed=status["failed"], refresh=False)
                 bar.update(status["done"] + status["failed"] - bar.n)
                 looked = time.monotonic()
+        return said
 
 
 def _finish(folder: Folder, job: BatchJob, said: Sequence[str], stopped: bool) -> tuple[str, int]:
@@ -174,15 +176,14 @@ class BatchJob:
         object.__setattr__(self, "items", list(self.entries))
 
     def facts(self) -> dict[str, Any]:
-        """Return what the results depend on. The path of an operator may name a patient."""
+        """Return what the results depend on."""
         kept = {k: v for k, v in asdict(self.options).items() if k not in ("device", "prior")}
         kept["constants"] = [c for c in kept["constants"] if not c.startswith("max_batch=")]
         prior = Path(self.options.prior)
         return {
             "gprior": __version__,
             **kept,
-            "operator": self.options.measured,
-            "operator_digest": _digest(self.options.operator),
+            "operator": _described(self.options),
             "prior": _digest(_stamp(prior)) if prior.is_file() else self.options.prior,
         }
 
@@ -190,7 +191,7 @@ class BatchJob:
         """Return a digest of each item: its file and its options."""
         return {
             entry.id: _digest(
-                f"{_stamp(entry.path)} {entry.options.operator} {entry.options.noise} "
+                f"{_stamp(entry.path)} {_described(entry.options)} {entry.options.noise} "
                 f"{entry.options.label} {entry.options.seed}"
             )
             for entry in self.entries.values()
@@ -203,6 +204,14 @@ class BatchJob:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _described(options: Options) -> str:
+    """Return an operator with a digest of its file, whose path may name a patient."""
+    if options.measured == options.operator:
+        return options.operator
+    file = Path(options.operator.partition(":")[2])
+    return f"{options.measured} {_digest(_stamp(file) if file.is_file() else options.operator)}"
 
 
 def _stamp(path: Path) -> str:

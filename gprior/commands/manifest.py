@@ -156,7 +156,7 @@ def _of_list(source: Path, options: Options) -> Iterator[Entry]:
     for number_, row in rows:
         try:
             yield _of_row(source.parent, row, options)
-        except (InputError, ValueError) as error:
+        except InputError as error:
             raise InputError(f"{source}, line {number_}: {error}") from error
 
 
@@ -207,10 +207,10 @@ def _of_row(folder: Path, row: Mapping[str, Any], options: Options) -> Entry:
         own["operator"] = f"{kind}:{folder / rest}" if beside else str(row["operator"])
         kind_of(own["operator"])
     if "noise" in row:
-        own["noise"] = number("noise", float(row["noise"]), least=0)
+        own["noise"] = number("noise", _parsed("noise", row["noise"], float), least=0)
     for name in ("label", "seed"):
         if name in row:
-            value = int(row[name]) if isinstance(row[name], str) else row[name]
+            value = _parsed(name, row[name], int)
             own[name] = integer(name, value, least=0 if name == "label" else None)
     volume = path.is_dir() or (
         options.slices is not None
@@ -218,3 +218,14 @@ def _of_row(folder: Path, row: Mapping[str, Any], options: Options) -> Entry:
     )
     name = checked_name(str(row.get("id", path.name)))
     return Entry(name, path, _fitting(replace(options, **own), volume), volume)
+
+
+def _parsed(name: str, value: Any, kind: type[int] | type[float]) -> Any:
+    """Return a cell of a CSV file as a number. JSON has numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return kind(value)
+    except ValueError as error:
+        what = "an integer" if kind is int else "a number"
+        raise InputError(f"{name} must be {what}, got {value!r}") from error
