@@ -255,7 +255,7 @@ def run(
     finally:
         crew.stop()
         said = crew.close()
-    return said
+    return said if folder.tokens() - set(names(folder.failed)) else []
 
 
 def ended(folder: Folder, items: Sequence[str]) -> set[str]:
@@ -266,11 +266,13 @@ def ended(folder: Folder, items: Sequence[str]) -> set[str]:
 def follow(
     folder: Folder, items: Sequence[str], crew: Crew, stop: threading.Event
 ) -> Iterator[str]:
-    """Yield the items as workers finish them, or as they fail, until all workers have left."""
+    """Yield the items as workers finish them, or as they fail, until no worker is needed."""
     seen = ended(folder, items)
     working = True
     while working:
-        working = crew.working()  # before the look, which so sees all that they did
+        # Asked before the look, which so sees all that they did. A worker that is still starting
+        # when everything is done is not waited for.
+        working = crew.working() and len(seen) < len(items)
         now = ended(folder, items)
         yield from sorted(now - seen)
         seen |= now
