@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gprior import __version__
 from gprior.commands.reporting import Commands
+
+if TYPE_CHECKING:
+    from gprior.commands.task import Options
 
 __all__ = ["main"]
 
@@ -120,6 +123,24 @@ Correcting = Annotated[
 Check = Annotated[bool, typer.Option(help="Simulate whether the prior fits.")]
 
 
+def _options(given: dict[str, Any]) -> Options:
+    """Return the options of a reconstruction from the parameters of a command."""
+    from gprior.commands.task import Options
+
+    names = (
+        "operator", "solver", "prior", "simulate", "noise", "intensity", "axis", "slices", "budget",
+        "label", "restarts", "check", "seed",
+    )  # fmt: skip
+    return Options(
+        **{name: given[name] for name in names},
+        fit=None if given["fit"] is Fit.pad else given["fit"].value,
+        slice=given["slice_"],
+        constants=tuple(given["set_"] or ()),
+        correction=None if given["correction"] is Correction.none else given["correction"].value,
+        device=given["device"].value if "device" in given else "auto",
+    )
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"gprior {__version__}")
@@ -184,28 +205,10 @@ def reconstruct(
       gprior reconstruct y.npy -o out -A mask:m.png --noise 0.02 --set lr=0.1
       gprior reconstruct kspace.h5 -o out -A mri --slices all
     """
-    from gprior.commands.reconstruct import Options, run
+    given = locals()
+    from gprior.commands.reconstruct import run
 
-    options = Options(
-        operator=operator,
-        solver=solver,
-        prior=prior,
-        simulate=simulate,
-        noise=noise,
-        fit=None if fit is Fit.pad else fit.value,
-        intensity=intensity,
-        slice=slice_,
-        axis=axis,
-        slices=slices,
-        constants=tuple(set_ or ()),
-        budget=budget,
-        label=label,
-        restarts=restarts,
-        correction=None if correction is Correction.none else correction.value,
-        check=check,
-        device=device.value,
-        seed=seed,
-    )
+    options = _options(given)
     typer.echo(run(source, out, options))
 
 
@@ -262,28 +265,10 @@ def batch(
       gprior batch list.csv -o out -A mask:m.png --devices cuda:0,1
       gprior batch list.csv -o out -A mask:m.png --join
     """
+    given = locals()
     from gprior.commands.batch import How, run_batch
-    from gprior.commands.task import Options
 
-    options = Options(
-        operator=operator,
-        solver=solver,
-        prior=prior,
-        simulate=simulate,
-        noise=noise,
-        fit=None if fit is Fit.pad else fit.value,
-        intensity=intensity,
-        slice=slice_,
-        axis=axis,
-        slices=slices,
-        constants=tuple(set_ or ()),
-        budget=budget,
-        label=label,
-        restarts=restarts,
-        correction=None if correction is Correction.none else correction.value,
-        check=check,
-        seed=seed,
-    )
+    options = _options(given)
     how = How(devices, workers, engine.value, address, patience, join, retry_failed, quiet)
     text, code = run_batch(source, out, options, how)
     typer.echo(text)

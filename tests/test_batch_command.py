@@ -268,7 +268,7 @@ def test_the_command_line(pictures, tmp_path, prior_file):
         ("path,noise\na.png,little\n", "line 2: noise must be a number, got 'little'"),
         ("path,label\na.png,-1\n", "line 2: label must be an integer of at least 0"),
         ("path,seed\na.png,x\n", "line 2: seed must be an integer, got 'x'"),
-        ("path,operator\na.png,blurr:3\n", "line 2: operator must be one of"),
+        ("path,operator\na.png,sharpen:3\n", "line 2: operator must be one of"),
         ("path,operator,mask\na.png,mri,a.png\n", "line 2: give operator or mask"),
         ("id,path\n../x,a.png\n", "line 2: id must be of letters"),
         ("path\na.png,b.png\n", "line 2: more cells"),

@@ -38,17 +38,19 @@ class Crew(Protocol):
     def close(self) -> list[str]:
         """Wait until all have left, and return what they reported: full disks and errors."""
 
-    def stop(self) -> None:
-        """Ask them to give their items back and leave."""
+    def stop(self, at_once: bool = False) -> None:
+        """Ask them to give their items back and leave, or end them."""
 
 
-def devices_of(text: str) -> list[str]:
+def devices_of(text: str, engine: Any = "local") -> list[str]:
     """Return the devices that a text stands for.
 
     Parameters
     ----------
     text : str
         ``"all"``: every GPU, or else the CPU; ``"cpu"``; or GPUs, such as ``"cuda:0,1"``.
+    engine : object
+        See `start`. Ray places its workers itself: on GPUs or on CPUs.
 
     Raises
     ------
@@ -60,8 +62,10 @@ def devices_of(text: str) -> list[str]:
     >>> devices_of("cpu")
     ['cpu']
     """
+    if engine == "ray" and text in ("all", "cpu"):
+        return [text]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if text in ("all", "auto"):
+    if text == "all":
         return [f"cuda:{k}" for k in range(count)] or ["cpu"]
     if text == "cpu":
         return ["cpu"]
@@ -150,7 +154,7 @@ class Submitted:
                 said.append(f"a worker ended: {error or type(error).__name__}")
         return [text for text in said if text]
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool = False) -> None:
         """Take back those that have not started; the others finish."""
         for future in self._futures:
             future.cancel()
@@ -189,9 +193,12 @@ class Processes:
         killed = [p for p in self._processes if p.exitcode is not None and p.exitcode < 0]
         return [*said, *(f"a worker was ended by signal {-(p.exitcode or 0)}" for p in killed)]
 
-    def stop(self) -> None:
-        """Ask them to give their items back and leave."""
+    def stop(self, at_once: bool = False) -> None:
+        """Ask them to give their items back and leave, or end them."""
         self._stop.set()
+        if at_once:
+            for process in self._processes:
+                process.terminate()
 
 
 def _process(
@@ -252,6 +259,9 @@ def run(
     crew = start(engine, job, folder, devices, workers, settings, address)
     try:
         yield from follow(folder, job.items, crew, stop)
+    except KeyboardInterrupt:
+        crew.stop(at_once=True)
+        raise
     finally:
         crew.stop()
         said = crew.close()

@@ -257,8 +257,6 @@ def summary_of(result: Result) -> dict[str, Any]:
     facts = result.facts()
     names = ("misfit", "criterion", "plausibility", "prior_weight", "evaluations", "reason")
     row = {name: facts[name][0] if facts[name] else None for name in (*names, "label", "seed")}
-    while isinstance(row["criterion"], list):  # every restart was kept
-        row = {k: v[0] if isinstance(v, list) else v for k, v in row.items()}
     return {**row, "seconds": round(result.seconds, 4)}
 
 

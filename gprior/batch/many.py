@@ -89,7 +89,8 @@ def solve_many(
         ``"all"`` (every GPU, or else the CPU), ``"cpu"``, or such as ``"cuda:0,1"``. None is where
         the prior is.
     workers : int
-        Workers for each device. With ``engine="local"`` and one worker, this process works.
+        Workers for each device; of a Ray cluster, all of them. With ``engine="local"`` and one
+        worker, this process works.
     address : str, optional
         Address of the Ray cluster; None starts one on this machine.
     max_batch : int, optional
@@ -135,7 +136,7 @@ def solve_many(
     if max_batch is not None:
         integer("max_batch", max_batch, least=1)
     settings = Settings(number("patience", patience, above=0), refill)
-    places = [str(prior.like.device)] if devices is None else devices_of(devices)
+    places = [str(prior.like.device)] if devices is None else devices_of(devices, engine)
     job = SolveJob(as_items(items), A, prior, solver, max_batch, options)
     temporary = None if out is not None else Path(tempfile.mkdtemp(prefix="gprior-"))
     folder = Folder(Path(out) if temporary is None else temporary)  # type: ignore[arg-type]
@@ -178,8 +179,8 @@ def _solved(
                 folder.clean()
                 write_summary(folder)
                 write_status(folder)
-        left = folder.tokens() - set(folder.failures())
-        if left.intersection(job.items):
+        left = folder.tokens().intersection(job.items) - set(folder.failures())
+        if left:
             raise RuntimeError(
                 f"{len(left)} items are left, because workers ended early: {'; '.join(said)}. "
                 "Call it again to continue"

@@ -25,7 +25,7 @@ class RayCrew:
     job, path, settings
         See `gprior.batch.worker.work`.
     places : sequence of str
-        The device of each actor. Ray chooses which GPU an actor on ``"cuda:..."`` gets.
+        One for each actor: ``"all"`` is a GPU if the cluster has any, and ``"cpu"`` a processor.
     address : str, optional
         ``"auto"`` or the address of a cluster; None starts one on this machine.
     """
@@ -57,11 +57,11 @@ class RayCrew:
         self._actors: list[Any] = []
         self._tasks: list[Any] = []
         for place in places:
-            on_gpu = place.startswith("cuda")
-            # An actor with a GPU of its own sees it as the first one.
+            on_gpu = place != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
             actor = Actor.options(num_gpus=int(on_gpu), num_cpus=1).remote()  # type: ignore[attr-defined]
             self._actors.append(actor)
-            device = "cuda:0" if on_gpu else place
+            # An actor with a GPU of its own sees it as the first one.
+            device = "cuda:0" if on_gpu else "cpu"
             self._tasks.append(actor.work.remote(kept, whole, device, settings))
 
     def working(self) -> bool:
@@ -81,7 +81,7 @@ class RayCrew:
             self._ray.shutdown()
         return [text for text in said if text]
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool = False) -> None:
         """End the actors. Their items are free for the next run, after its patience."""
         if self.working():
             for actor in self._actors:

@@ -181,8 +181,8 @@ class Worker:
             try:
                 loaded = self.work.load(item)
             except Exception as error:
-                self._fail(item, error)
-                yield item
+                if self._fail(item, error):
+                    yield item
                 continue
             groups.setdefault(loaded.key, []).append((item, loaded))
             free -= loaded.rows
@@ -207,14 +207,9 @@ class Worker:
                 facts = self.work.write(place, loaded, answer, seconds)
                 self.folder.finish(item, place, facts)
                 self.leases.done(item)
-            except OSError as problem:
-                if problem.errno in FULL:
-                    self.full = problem.strerror or str(problem)
-                    self.leases.release(item)
-                    continue
-                self._fail(item, problem)
             except Exception as problem:
-                self._fail(item, problem)
+                if not self._fail(item, problem):
+                    continue
             finally:
                 shutil.rmtree(place, ignore_errors=True)
             yield item
@@ -230,11 +225,18 @@ class Worker:
             self._again.extend(batch.items)
             return
         ((item, _),) = batch.items
-        self._fail(item, error)
-        yield item
+        if self._fail(item, error):
+            yield item
 
-    def _fail(self, item: str, error: Exception) -> None:
-        """Record a failure, with the place in the code if it is not the user's mistake."""
+    def _fail(self, item: str, error: Exception) -> bool:
+        """Record a failure, with the place in the code if it is not the user's mistake.
+
+        On a full disk, the item is given back; return whether the failure was recorded.
+        """
+        if isinstance(error, OSError) and error.errno in FULL:
+            self.full = error.strerror or str(error)
+            self.leases.release(item)
+            return False
         message = str(error) or type(error).__name__
         if not isinstance(error, ValueError | OSError):
             frame = traceback.extract_tb(error.__traceback__)[-1:]
@@ -245,8 +247,8 @@ class Worker:
         except OSError as problem:
             if problem.errno not in FULL:
                 raise
-            self.full = problem.strerror or str(problem)
-            self.leases.release(item)
+            return self._fail(item, problem)
+        return True
 
 
 def work(job: Job, path: Path, device: str, settings: Settings, stop: Any = None) -> str:

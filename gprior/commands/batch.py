@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,7 +100,7 @@ def run_batch(source: Path, out: Path, options: Options, how: How) -> tuple[str,
     InputError, OSError
         If the run cannot start: see `gprior.solve_many`.
     """
-    devices = devices_of(how.devices)
+    devices = devices_of(how.devices, how.engine)
     job = BatchJob({entry.id: entry for entry in entries_of(source, options)}, options, out)
     folder = Folder(out)
     folder.begin(job.facts(), job.inputs())
@@ -133,7 +134,9 @@ def _watch(working: Any, folder: Folder, total: int, quiet: bool) -> list[str]:
             except StopIteration as end:
                 said = list(end.value)
             if said is not None or time.monotonic() > looked + EVERY:
-                status = write_status(folder)
+                with suppress(OSError):  # the disk may be full
+                    write_status(folder)
+                status = status_of(folder)
                 bar.set_postfix(failed=status["failed"], refresh=False)
                 bar.update(status["done"] + status["failed"] - bar.n)
                 looked = time.monotonic()
@@ -143,10 +146,16 @@ def _watch(working: Any, folder: Folder, total: int, quiet: bool) -> list[str]:
 def _finish(folder: Folder, job: BatchJob, said: Sequence[str], stopped: bool) -> tuple[str, int]:
     """Write the tables and the report of a run, and say how it ended."""
     folder.clean()
-    status = write_status(folder)
-    write_summary(folder)
-    write_run_report(folder, job.options)
+    status, unwritten = status_of(folder), False
     lines = [in_words(status), *said]
+    try:
+        write_status(folder)
+        write_summary(folder)
+        write_run_report(folder, job.options)
+        lines.append(f"written to {folder.path / 'report.html'} ({STAMP})")
+    except OSError as error:  # the results are kept; such as a full disk
+        lines.append(str(error))
+        unwritten = True
     unfinished = status["running"] + status["left"]
     if status["failed"]:
         lines.append(
@@ -155,8 +164,8 @@ def _finish(folder: Folder, job: BatchJob, said: Sequence[str], stopped: bool) -
         )
     if unfinished:
         lines.append("repeat the command to continue")
-    lines.append(f"written to {folder.path / 'report.html'} ({STAMP})")
-    code = 130 if stopped and unfinished else int(bool(status["failed"] or unfinished))
+    failed = bool(status["failed"] or unfinished or unwritten)
+    code = 130 if stopped and unfinished else int(failed)
     return "\n".join(lines), code
 
 
