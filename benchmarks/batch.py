@@ -111,9 +111,9 @@ def throughput(
 
 def matrix_prior() -> tuple[Generator, Tensor]:
     """Return a prior that costs next to nothing, and a matrix that measures its images."""
-    weights = normal([(0, "matrix")], (64, 8), torch.zeros(()))
+    weights = normal([(0, "matrix")], (64, 8), torch.zeros(()))[0]
     prior = Generator(lambda z: (z @ weights.t()).view(-1, 1, 8, 8).tanh(), 8)
-    return prior, normal([(1, "matrix")], (20, 64), torch.zeros(()))
+    return prior, normal([(1, "matrix")], (20, 64), torch.zeros(()))[0]
 
 
 def overhead(count: int) -> Iterator[list[str]]:

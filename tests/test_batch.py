@@ -17,8 +17,18 @@ import pytest
 import torch
 
 import gprior
-from gprior.batch import Folder, Settings, Worker, devices_of, engines, places, status_of, worker
-from gprior.batch.items import SolveJob, as_items
+from gprior.batch import (
+    Folder,
+    Settings,
+    Worker,
+    devices_of,
+    interruptible,
+    places,
+    status_of,
+    worker,
+)  # fmt: skip
+from gprior.batch.items import as_items
+from gprior.batch.job import SolveJob
 from gprior.batch.leases import Leases
 from gprior.checks import InputError, InputTypeError
 from gprior.operators import Downsampling, Masking
@@ -316,7 +326,7 @@ def test_an_interrupt_gives_the_items_back(linear, A, items, tmp_path, monkeypat
 
 def test_the_first_interrupt_ends_the_step_and_the_second_the_process():
     said = []
-    with engines.interruptible(lambda: said.append("stop")):
+    with interruptible(lambda: said.append("stop")):
         signal.raise_signal(signal.SIGINT)
         assert said == ["stop"]
         with pytest.raises(KeyboardInterrupt):

@@ -1,21 +1,18 @@
 """Many items: solved in batches that are refilled, by any number of workers, and resumed.
 
 ``folder`` and ``leases`` say who does what, by renames alone; ``worker`` is the loop of one process
-and ``together`` its batches; ``engines`` starts workers; ``items`` and ``many`` are what
-`gprior.solve_many` adds to them.
+and ``together`` its batches; ``engines`` starts workers; ``items``, ``job`` and ``many``
+are what `gprior.solve_many` adds to them.
 """
 
 from __future__ import annotations
 
-from gprior.batch.engines import (
-    devices_of as devices_of,
-    interruptible as interruptible,
-    run as run,
-)
+from gprior.batch.engines import devices_of as devices_of, run as run
 from gprior.batch.folder import Folder as Folder
 from gprior.batch.items import Item, checked_name as checked_name, unique as unique
 from gprior.batch.many import Solved, solve_many
 from gprior.batch.memory import places as places
+from gprior.batch.processes import interruptible as interruptible
 from gprior.batch.summary import (
     in_words as in_words,
     records as records,

@@ -12,7 +12,8 @@ from typing import Any
 
 from gprior.batch.engines import devices_of, ended, run
 from gprior.batch.folder import Folder
-from gprior.batch.items import SolveJob, as_items
+from gprior.batch.items import as_items
+from gprior.batch.job import SolveJob
 from gprior.batch.summary import write_status, write_summary
 from gprior.batch.worker import Settings
 from gprior.checks import integer, number
