@@ -147,6 +147,17 @@ def test_a_prior_and_its_samples_need_no_deepinv():
     assert found.stdout.strip() == "False"
 
 
+def test_the_status_of_a_run_needs_no_torch():
+    code = (
+        "import sys, gprior.commands.status; from gprior.batch import status_of; "
+        "print('torch' in sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert found.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("name", ["gprior", *MODULES])
 def test_public_names_exist_and_have_docstrings(name):
     module = importlib.import_module(name)

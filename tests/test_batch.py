@@ -27,6 +27,7 @@ from gprior.batch import (
     status_of,
     worker,
 )  # fmt: skip
+from gprior.batch.folder import names
 from gprior.batch.items import as_items
 from gprior.batch.job import SolveJob
 from gprior.batch.leases import Leases
@@ -94,22 +95,19 @@ def worker_of(job, out, **settings):
 @pytest.mark.parametrize(
     ("solver", "constants"),
     [
-        ("auto", {"steps": (5, 6)}),
-        ("lbrgm", {"steps": 10, "lr": 0.1}),
-        ("sphinx", {"steps": 6}),
-        ("latent", {"steps": 6}),
-        ("cma+adam", {"steps": 3}),
+        ("auto", {"steps": (4, 5)}),
+        ("lbrgm", {"steps": 6, "lr": 0.1}),
+        ("cma+adam", {"steps": 2, "population": 4}),
     ],
 )
 def test_a_refilled_batch_has_the_answers_of_each_image_alone(tiny_prior, solver, constants):
     prior = tiny_prior(16, 1, 0)
     A = Downsampling(prior.image_shape, 2)
-    y = A(prior.sample(7, seed=2)) + 0.1 * matrix(3, 7, 1, 8, 8)
+    y = A(prior.sample(5, seed=2)) + 0.1 * matrix(3, 5, 1, 8, 8)
     items = [gprior.Item(f"i{k}", row, seed=k) for k, row in enumerate(y)]
     options = {"noise_std": 0.1, **constants}
-    done = list(gprior.solve_many(items, A, prior, solver, max_batch=3, **options))
+    done = list(gprior.solve_many(items, A, prior, solver, max_batch=2, **options))
     assert same(answers(done), one_by_one(items, A, prior, solver, **options))
-    assert len({one.result.history.isfinite().sum().item() for one in done}) > 1 or solver != "auto"
 
 
 def test_places_are_refilled_while_others_run(linear, A, items, tmp_path, monkeypatch):
@@ -421,18 +419,25 @@ def solve_slowly(items, A, prior, out, wait):
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_nothing_is_lost_and_nothing_done_twice_when_killed(linear, A, items, tmp_path):
-    """Two workers at a time are killed at random moments, 20 times."""
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_nothing_is_lost_and_nothing_done_twice_when_killed(linear, A, items, tmp_path, kills):
+    """Two workers at a time are killed at random moments."""
     out, rng, fork = tmp_path / "out", random.Random(0), multiprocessing.get_context("fork")
-    items = [gprior.Item(f"{k}-{item.id}", item.y, seed=k) for k in range(5) for item in items]
+    sets = 1 + kills // 5
+    items = [gprior.Item(f"{k}-{item.id}", item.y, seed=k) for k in range(sets) for item in items]
     written: dict[str, int] = {}
-    for _ in range(10):
-        pair = [fork.Process(target=solve_slowly, args=(items, A, linear, out, 0.01))] * 1
-        pair += [fork.Process(target=solve_slowly, args=(items, A, linear, out, 0.02))]
+    for _ in range(kills // 2):
+        pair = [
+            fork.Process(target=solve_slowly, args=(items, A, linear, out, wait))
+            for wait in (0.01, 0.02)
+        ]
         for process in pair:
             process.start()
+        before, started = len(written), time.monotonic()
+        while len(names(out / "items")) == before and time.monotonic() < started + 5:
+            time.sleep(0.01)
         for process in pair:
-            time.sleep(rng.uniform(0.02, 0.25))
+            time.sleep(rng.uniform(0, 0.1))
             process.kill()
             process.join()
         for place in (out / "items").glob("*/item.json"):
@@ -443,11 +448,11 @@ def test_nothing_is_lost_and_nothing_done_twice_when_killed(linear, A, items, tm
     assert all(
         (out / "items" / k / "item.json").stat().st_mtime_ns == at for k, at in written.items()
     )
-    some = [item for item in items if item.id.startswith("2-")]
+    some = [item for item in items if item.id.startswith("0-")]
     expected = one_by_one(some, A, linear, "csgm", **QUICK)
-    assert len(done) == 60 and same({k: done[k] for k in expected}, expected)
+    assert len(done) == len(items) and same({k: done[k] for k in expected}, expected)
     status = status_of(Folder(out))
-    assert (status["done"], status["running"], status["left"]) == (60, 0, 0)
+    assert (status["done"], status["running"], status["left"]) == (len(items), 0, 0)
 
 
 # --- Bad input -------------------------------------------------------------------------------

@@ -59,6 +59,15 @@ def options(prior_file):
 
 
 @pytest.fixture
+def without_figures(monkeypatch):
+    """Leave out what takes most of the time of a small item: the figure for print."""
+    for place in ("reconstruct", "volume"):
+        monkeypatch.setattr(
+            f"gprior.commands.{place}.write_figure", lambda path, cases: path.write_bytes(b"")
+        )
+
+
+@pytest.fixture
 def pictures(prior, tmp_path):
     folder = tmp_path / "in"
     (folder / "sub").mkdir(parents=True)
@@ -105,6 +114,7 @@ def test_a_folder_of_images(pictures, tmp_path, options):
     assert not (tmp_path / "out" / "failed.json").exists()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_prior_is_loaded_once(pictures, tmp_path, options, monkeypatch):
     loads, load = [], task.load_prior
     monkeypatch.setattr(task, "load_prior", lambda *a: loads.append(a) or load(*a))
@@ -112,6 +122,7 @@ def test_the_prior_is_loaded_once(pictures, tmp_path, options, monkeypatch):
     assert len(loads) == 1
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_file_that_is_no_image_fails_alone(pictures, tmp_path, options):
     (pictures / "bad.png").write_bytes(b"\x89PNG\r\n and nothing else")
     out = tmp_path / "out"
@@ -126,6 +137,7 @@ def test_a_file_that_is_no_image_fails_alone(pictures, tmp_path, options):
         run_batch(pictures, out, options(), QUIET)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_failure_is_tried_again_when_asked(pictures, tmp_path, options, monkeypatch):
     out, prepare = tmp_path / "out", task.read_image
 
@@ -143,6 +155,7 @@ def test_a_failure_is_tried_again_when_asked(pictures, tmp_path, options, monkey
     assert not (out / "failed.json").exists()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_measurements_and_a_manifest(prior, tmp_path, options):
     """Items with masks, operators, noise, labels and seeds of their own."""
     x, shape = prior.sample(3, seed=1), prior.image_shape
@@ -188,6 +201,7 @@ def test_measurements_and_a_manifest(prior, tmp_path, options):
     assert str(tmp_path) not in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_volumes_and_series(pictures, tmp_path, options):
     write_series(pictures / "patient" / "series", 3)
     values = np.random.default_rng(0).random((20, 22, 4)).astype("f4")
@@ -222,6 +236,7 @@ def test_without_slices_a_volume_is_its_middle_slice(pictures, options):
     assert kinds["v.nii.gz"] == (False, None) and kinds["series"] == (True, "all")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_an_interrupt_stops_after_the_step(pictures, tmp_path, options, monkeypatch):
     advance, calls = worker.advance, []
 
@@ -240,6 +255,7 @@ def test_an_interrupt_stops_after_the_step(pictures, tmp_path, options, monkeypa
     assert run_batch(pictures, tmp_path / "out", options(), replace(QUIET, join=True))[1] == 0
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_command_line(pictures, tmp_path, prior_file):
     out = tmp_path / "out"
     words = ["batch", str(pictures), "-o", str(out), "-A", "downsample:2", "--simulate"]

@@ -76,7 +76,7 @@ class RayCrew:
             try:
                 said.append(self._ray.get(task))
             except Exception as error:  # whatever happened to it, the others went on
-                said.append(f"a worker ended: {type(error).__name__}")
+                said.append(f"a worker ended: {str(error).strip().splitlines()[-1]}")
         if self._own:
             self._ray.shutdown()
         return [text for text in said if text]
