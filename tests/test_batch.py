@@ -247,6 +247,17 @@ def test_a_bad_item_does_not_end_the_run(linear, A, items, tmp_path):
     assert list(json.loads((tmp_path / "o" / "failed.json").read_text())) == ["bad", "short"]
 
 
+def test_the_neighbours_of_a_bad_item_stay_together(linear, A, items, tmp_path):
+    bad = torch.full((20,), torch.nan, dtype=torch.float64)
+    given = [*items[:5], gprior.Item("i04-bad", bad, seed=1), *items[5:11]]
+    one = worker_of(SolveJob(given, A, linear, "csgm", 12, QUICK), tmp_path)
+    solve, sizes = one.work.solve, []
+    one.work.solve = lambda loaded, places: sizes.append(len(loaded)) or solve(loaded, places)
+    assert len(list(one.run())) == 12
+    assert sizes[:3] == [12, 6, 6] and sum(sizes[3:]) == 6 + 3 + 2 and len(sizes) < 10
+    assert list(one.folder.failures()) == ["i04-bad"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

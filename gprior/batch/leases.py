@@ -106,6 +106,10 @@ class Leases:
             working = working or bool(held)
         return working
 
+    def any_left(self) -> bool:
+        """Return whether an item is free that this worker could do."""
+        return not self._items.isdisjoint(names(self.folder.todo))
+
     def close(self) -> None:
         """Give all items back, and leave."""
         self._closing.set()

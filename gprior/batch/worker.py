@@ -25,7 +25,7 @@ from gprior.batch.together import Cohort, Stopped, advance
 __all__ = ["Job", "Settings", "Work", "Worker", "work"]
 
 REFILL = 4  # a batch is refilled when one of so many places is free
-POLL = 0.2  # seconds between two looks at what other workers do
+POLL = 0.5  # seconds between two looks at what other workers do
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -133,7 +133,7 @@ class Worker:
         self.job, self.folder, self.settings = job, folder, settings
         self.work, self.stop, self.full = job.open(device), stop or threading.Event(), ""
         self._live: list[Batch] = []
-        self._again: deque[tuple[str, Any]] = deque()  # to be solved alone
+        self._again: deque[list[tuple[str, Any]]] = deque()  # parts of batches that failed
         self._places = 0
 
     def run(self) -> Iterator[str]:
@@ -150,9 +150,8 @@ class Worker:
                     self._live = [batch for batch in self._live if not batch.cohort.ended]
                     for batch in ended:
                         yield from self._end(batch)
-                elif self.full or not leases.others_at_work():
-                    if self.full or not self._again:
-                        break
+                elif self.full or not (leases.others_at_work() or leases.any_left()):
+                    break
                 else:
                     self.stop.wait(min(POLL, self.settings.patience / 4))
         finally:
@@ -166,8 +165,8 @@ class Worker:
         if self._live and (not self.settings.refill or free < max(1, self._places // REFILL)):
             return
         if self._again:
-            if not self._live:
-                self._start([self._again.popleft()])
+            if not self._live or sum(loaded.rows for _, loaded in self._again[0]) <= free:
+                self._start(self._again.popleft())
             return
         groups: dict[Hashable, list[tuple[str, Any]]] = {}
         while free > 0 and not self.full and not self.stop.is_set():
@@ -220,9 +219,13 @@ class Worker:
         if not isinstance(error, Exception):
             raise error
         crowded = isinstance(error, torch.cuda.OutOfMemoryError) and bool(self._live)
-        if len(batch.items) > 1 or crowded:
-            # One item may have spoilt the others, or taken their memory: now each is alone.
-            self._again.extend(batch.items)
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            self._places = max(1, self._places // 2)
+        middle = len(batch.items) // 2
+        if middle or crowded:
+            # One item spoilt the others, or they took its memory. The half without it goes on.
+            halves = batch.items[:middle], batch.items[middle:]
+            self._again.extend(half for half in halves if half)
             return
         ((item, _),) = batch.items
         if self._fail(item, error):
