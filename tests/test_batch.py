@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -325,8 +327,13 @@ def test_an_interrupt_gives_the_items_back(linear, A, items, tmp_path, monkeypat
 
     monkeypatch.setattr(worker, "advance", interrupted)
     call = {"out": tmp_path, "max_batch": 4, **QUICK}
+    threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         list(gprior.solve_many(items, A, linear, "csgm", **call))
+    started = time.monotonic()
+    while threading.active_count() > threads and time.monotonic() < started + 10:
+        time.sleep(0.01)
+    assert threading.active_count() == threads  # no search waits for ever
     done = len(list((tmp_path / "items").iterdir()))
     assert len(list((tmp_path / "state" / "todo").iterdir())) == 12 - done > 0
     assert not list((tmp_path / "state" / "workers").iterdir())
@@ -504,7 +511,10 @@ def test_bad_options(linear, A, items, options, message):
         gprior.solve_many(items, A, linear, "csgm", **options)
 
 
-def test_bad_engines(linear, A, items):
+def test_bad_engines(linear, A, items, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"needs the package ray: pip install \"gprior\[ray\]\""):
+        list(gprior.solve_many(items, A, linear, "csgm", engine="ray"))
     with pytest.raises(InputTypeError, match="engine must be"):
         list(gprior.solve_many(items, A, linear, "csgm", engine="dask"))
     assert devices_of("all")

@@ -131,10 +131,18 @@ def test_a_file_that_is_no_image_fails_alone(pictures, tmp_path, options):
     failures = json.loads((out / "failed.json").read_text())
     assert list(failures) == ["bad.png"] and "bad.png" in failures["bad.png"]
     assert failures["bad.png"] in (out / "report.html").read_text().replace("&#x27;", "'")
-    # Repaired, it is done by a run that is asked to try it again, and by no other.
+    # Repaired, it is done by a run that is asked to try it again. A result that is there is no
+    # more that of its file if the file changes.
     shutil.copy(pictures / "a.png", pictures / "bad.png")
-    with pytest.raises(InputError, match=r"bad\.png changed since the first run"):
+    assert run_batch(pictures, out, options(), QUIET)[1] == 1
+    assert run_batch(pictures, out, options(), replace(QUIET, retry_failed=True))[1] == 0
+    shutil.copy(pictures / "b.png", pictures / "a.png")
+    with pytest.raises(InputError, match=r"a\.png changed since the first run"):
         run_batch(pictures, out, options(), QUIET)
+    shutil.rmtree(out / "items" / "a.png")
+    assert run_batch(pictures, out, options(), QUIET)[1] == 0
+    a, b = loaded(out / "items" / "a.png"), loaded(out / "items" / "b.png")
+    assert (a.x - b.x).abs().max() < 1e-2
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -44,10 +44,12 @@ class Folder:
     ----------
     path : Path
         OUT.
+    state : Path, optional
+        The folder with the tokens, where it has another name than ``state``.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.items, self.state = path, path / "items", path / "state"
+    def __init__(self, path: Path, state: Path | None = None) -> None:
+        self.path, self.items, self.state = path, path / "items", state or path / "state"
         self.todo, self.claimed = self.state / "todo", self.state / "claimed"
         self.failed, self.workers = self.state / "failed", self.state / "workers"
         self.parts = self.state / "parts"
@@ -63,7 +65,7 @@ class Folder:
             What the results depend on, as JSON values.
         inputs : mapping
             The items, each with a digest of its input, or None where there is none. Items that
-            are new to the folder are added to it.
+            are new to the folder are added to it. The input of an item that is not done may change.
 
         Raises
         ------
@@ -76,39 +78,40 @@ class Folder:
             self.items.mkdir(parents=True, exist_ok=True)
             if not self.state.exists():
                 self._create(facts, inputs)
-        run = self._read("run.json")
+        first = self._read("run.json")
         now = json.loads(json.dumps(dict(facts)))  # tuples become lists, as in the file
-        changed = [
-            f"{name} was {run['facts'].get(name)!r} and is {now.get(name)!r}"
-            for name in sorted({*run["facts"], *now})
-            if run["facts"].get(name) != now.get(name)
+        other = [
+            f"{name} was {first.get(name)!r} and is {now.get(name)!r}"
+            for name in sorted({*first, *now})
+            if first.get(name) != now.get(name)
         ]
-        if changed:
+        if other:
             raise InputError(
-                f"out {self.path} has a run with other options: {'; '.join(changed)}. Repeat the "
+                f"out {self.path} has a run with other options: {'; '.join(other)}. Repeat the "
                 "options of this run to continue it, or give another out"
             )
         known = self._read("inputs.json")
-        differs = [name for name in inputs if known.get(name, inputs[name]) != inputs[name]]
+        changed = {name for name in inputs if known.get(name, inputs[name]) != inputs[name]}
+        differs = sorted(changed & self.done()) if changed else []
         if differs:
             raise InputError(
                 f"out {self.path} has results of other inputs: {', '.join(differs[:5])}"
                 f"{' and more' if len(differs) > 5 else ''} changed since the first run. Delete "
                 "their folders in items, or give another out"
             )
-        if new := [name for name in inputs if name not in known]:
+        new = [name for name in inputs if name not in known]
+        if new or changed:
             with self._writing():
                 write_json(self.state / "inputs.json", {**known, **inputs}, "the list of inputs")
                 self.add(new)
 
     def _create(self, facts: Mapping[str, Any], inputs: Mapping[str, str | None]) -> None:
         """Make the state under a temporary name. If two processes do, one of them succeeds."""
-        made = Folder(self.path)
-        made.__dict__.update(_under(self.path / f".{secrets.token_hex(6)}"))
+        made = Folder(self.path, self.path / f".{secrets.token_hex(6)}")
         try:
             for place in (made.todo, made.claimed, made.failed, made.workers, made.parts):
                 place.mkdir(parents=True)
-            write_json(made.state / "run.json", {"facts": facts}, "the options of the run")
+            write_json(made.state / "run.json", dict(facts), "the options of the run")
             write_json(made.state / "inputs.json", inputs, "the list of inputs")
             made.add(inputs)
             made.state.rename(self.state)
@@ -212,7 +215,7 @@ class Folder:
 
     def clean(self) -> None:
         """Remove what killed workers left behind, if nobody is at work."""
-        if not names(self.claimed):
+        if not any(names(self.claimed / worker) for worker in names(self.claimed)):
             for path in self.parts.iterdir():
                 if not path.name.endswith(KEPT):
                     shutil.rmtree(path, ignore_errors=True)
@@ -230,12 +233,6 @@ class Folder:
             with suppress(FileNotFoundError):
                 found[name] = (self.failed / name).read_text(encoding="utf-8")
         return found
-
-
-def _under(state: Path) -> dict[str, Path]:
-    """Return the places of a state that has another name."""
-    parts = ("todo", "claimed", "failed", "workers", "parts")
-    return {"state": state, **{name: state / name for name in parts}}
 
 
 def names(place: Path) -> list[str]:

@@ -200,9 +200,11 @@ def _hash(value: Any) -> str:
     array = value.detach().cpu().resolve_conj() if isinstance(value, Tensor) else value
     if isinstance(array, Tensor) and array.layout != torch.strided:
         array = array.to_dense()
-    array = np.ascontiguousarray(np.ma.getdata(np.asarray(array)))
-    head = f"{array.shape} {array.dtype.str}".encode()
-    return hashlib.blake2b(head + array.tobytes(), digest_size=16).hexdigest()
+    found = hashlib.blake2b(digest_size=16)
+    for part in (np.ma.getdata(array), np.ma.getmask(array)):
+        part = np.ascontiguousarray(part)
+        found.update(f"{part.shape} {part.dtype.str}".encode() + part.tobytes())
+    return found.hexdigest()
 
 
 def _digest(item: Item) -> str | None:
