@@ -49,8 +49,9 @@ class Processes:
         said = []
         while not self._said.empty():
             said.append(self._said.get())
-        killed = [p for p in self._processes if p.exitcode is not None and p.exitcode < 0]
-        return [*said, *(f"a worker was ended by signal {-(p.exitcode or 0)}" for p in killed)]
+        codes = [process.exitcode or 0 for process in self._processes]
+        said += [f"a worker was ended by signal {-code}" for code in codes if code < 0]
+        return said + [f"a worker ended with code {code}" for code in codes if code > 0]
 
     def stop(self, at_once: bool = False) -> None:
         """Ask them to give their items back and leave, or end them."""

@@ -27,6 +27,9 @@ from gprior.search import PASSES, join
 __all__ = ["Cohort", "Stopped", "advance"]
 
 
+NAME = "gprior search"  # of the threads
+
+
 class Stopped(BaseException):
     """Ends the search of a cohort from outside. No `except Exception` may hold it up."""
 
@@ -86,7 +89,7 @@ class Cohort:
         self._function, self._answer = function, None
         self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
         self._thread.start()
 
     # What the thread of the search calls, through `gprior.search.PASSES`.
