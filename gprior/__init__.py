@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Calibration": "gprior.sampling",
+    "Item": "gprior.batch",
     "InputError": "gprior.checks",
     "InputTypeError": "gprior.checks",
     "Perceptual": "gprior.distances",
@@ -25,7 +26,9 @@ _HOME = {
     "calibrate": "gprior.sampling",
     "load_prior": "gprior.checkpoints",
     "posterior": "gprior.sampling",
+    "Solved": "gprior.batch",
     "solve": "gprior.solving",
+    "solve_many": "gprior.batch",
 }
 _ROOMS = (
     "checkpoints",
@@ -42,11 +45,13 @@ __all__ = [
     "Calibration",
     "InputError",
     "InputTypeError",
+    "Item",
     "Perceptual",
     "Posterior",
     "PosteriorSampler",
     "Reconstructor",
     "Result",
+    "Solved",
     "calibrate",
     "checkpoints",
     "images",
@@ -57,6 +62,7 @@ __all__ = [
     "priors",
     "sampling",
     "solve",
+    "solve_many",
     "solvers",
     "training",
 ]
@@ -72,6 +78,7 @@ if TYPE_CHECKING:
         solvers,
         training,
     )
+    from gprior.batch import Item, Solved, solve_many
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gprior import __version__
 from gprior.commands.reporting import Commands
+
+if TYPE_CHECKING:
+    from gprior.commands.task import Options
 
 __all__ = ["main"]
 
@@ -52,12 +55,90 @@ class Fit(str, Enum):
     stretch = "stretch"
 
 
+class Engine(str, Enum):
+    """Who does the work of a batch."""
+
+    local = "local"
+    ray = "ray"
+
+
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
 OnDevice = Annotated[Device, typer.Option(help="Device to compute on.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
 PriorName = Annotated[
     str, typer.Argument(metavar="FILE|NAME", help="Checkpoint file, or name of an embedded prior.")
 ]
+
+# The options of `reconstruct`, which `batch` has, too.
+Spec = Annotated[
+    str,
+    typer.Option(
+        "--operator",
+        "-A",
+        metavar="SPEC",
+        help="Operator; see `gprior operators`.",
+    ),
+]
+Method = Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")]
+PriorOption = Annotated[str, typer.Option(metavar="NAME|FILE", help="Generative model.")]
+Simulate = Annotated[bool, typer.Option("--simulate", help="Measure the image INPUT first.")]
+Noise = Annotated[
+    float | None, typer.Option(metavar="STD", help="Standard deviation of the noise.")
+]
+Fitting = Annotated[Fit, typer.Option(help="Fit an image to the prior's size.")]
+Intensity = Annotated[
+    str | None,
+    typer.Option(metavar="LO,HI", help="Pixel values that become 0 and 1, or percentile."),
+]
+OneSlice = Annotated[
+    int | None,
+    typer.Option("--slice", metavar="N", help="Slice of a volume; default: the middle one."),
+]
+Axis = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Voxel axis of the slices: 0, 1 or 2."),
+]
+Slices = Annotated[
+    str | None, typer.Option(metavar="SLICES", help="Slices of a volume: all or LO-HI.")
+]
+Constants = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Constant of the method; repeatable."),
+]
+Budget = Annotated[
+    float | None, typer.Option(metavar="N", help="Limit of generator passes per image.")
+]
+Label = Annotated[
+    int | None, typer.Option(metavar="N", help="Class of the image; default: the best one.")
+]
+Restarts = Annotated[int, typer.Option(metavar="N", help="Number of runs; the best is kept.")]
+Correcting = Annotated[
+    Correction,
+    typer.Option(
+        metavar="MODE",
+        show_default=False,
+        help="Repair of the image: default, auto, tv or none.",
+    ),
+]
+Check = Annotated[bool, typer.Option(help="Simulate whether the prior fits.")]
+
+
+def _options(given: dict[str, Any]) -> Options:
+    """Return the options of a reconstruction from the parameters of a command."""
+    from gprior.commands.task import Options
+
+    names = (
+        "operator", "solver", "prior", "simulate", "noise", "intensity", "axis", "slices", "budget",
+        "label", "restarts", "check", "seed",
+    )  # fmt: skip
+    return Options(
+        **{name: given[name] for name in names},
+        fit=None if given["fit"] is Fit.pad else given["fit"].value,
+        slice=given["slice_"],
+        constants=tuple(given["set_"] or ()),
+        correction=None if given["correction"] is Correction.none else given["correction"].value,
+        device=given["device"].value if "device" in given else "auto",
+    )
 
 
 def _version(wanted: bool) -> None:
@@ -97,63 +178,22 @@ def reconstruct(
         Path, typer.Argument(metavar="INPUT", help="Measurements, or with --simulate an image.")
     ],
     out: Out,
-    operator: Annotated[
-        str,
-        typer.Option(
-            "--operator",
-            "-A",
-            metavar="SPEC",
-            help="Operator; see `gprior operators`.",
-        ),
-    ],
-    solver: Annotated[str, typer.Option(metavar="NAME", help="Reconstruction method.")] = "auto",
-    prior: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Generative model.")
-    ] = "phantom-64",
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="Measure the image INPUT first.")
-    ] = False,
-    noise: Annotated[
-        float | None, typer.Option(metavar="STD", help="Standard deviation of the noise.")
-    ] = None,
-    fit: Annotated[Fit, typer.Option(help="Fit an image to the prior's size.")] = Fit.pad,
-    intensity: Annotated[
-        str | None,
-        typer.Option(metavar="LO,HI", help="Pixel values that become 0 and 1, or percentile."),
-    ] = None,
-    slice_: Annotated[
-        int | None,
-        typer.Option("--slice", metavar="N", help="Slice of a volume; default: the middle one."),
-    ] = None,
-    axis: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Voxel axis of the slices: 0, 1 or 2."),
-    ] = None,
-    slices: Annotated[
-        str | None, typer.Option(metavar="SLICES", help="Slices of a volume: all or LO-HI.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Constant of the method; repeatable."),
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="N", help="Limit of generator passes per image.")
-    ] = None,
-    label: Annotated[
-        int | None, typer.Option(metavar="N", help="Class of the image; default: the best one.")
-    ] = None,
-    restarts: Annotated[
-        int, typer.Option(metavar="N", help="Number of runs; the best is kept.")
-    ] = 1,
-    correction: Annotated[
-        Correction,
-        typer.Option(
-            metavar="MODE",
-            show_default=False,
-            help="Repair of the image: default, auto, tv or none.",
-        ),
-    ] = Correction.default,
-    check: Annotated[bool, typer.Option(help="Simulate whether the prior fits.")] = True,
+    operator: Spec,
+    solver: Method = "auto",
+    prior: PriorOption = "phantom-64",
+    simulate: Simulate = False,
+    noise: Noise = None,
+    fit: Fitting = Fit.pad,
+    intensity: Intensity = None,
+    slice_: OneSlice = None,
+    axis: Axis = None,
+    slices: Slices = None,
+    set_: Constants = None,
+    budget: Budget = None,
+    label: Label = None,
+    restarts: Restarts = 1,
+    correction: Correcting = Correction.default,
+    check: Check = True,
     device: OnDevice = Device.auto,
     seed: Seed = 0,
 ) -> None:
@@ -165,28 +205,10 @@ def reconstruct(
       gprior reconstruct y.npy -o out -A mask:m.png --noise 0.02 --set lr=0.1
       gprior reconstruct kspace.h5 -o out -A mri --slices all
     """
-    from gprior.commands.reconstruct import Options, run
+    given = locals()
+    from gprior.commands.reconstruct import run
 
-    options = Options(
-        operator=operator,
-        solver=solver,
-        prior=prior,
-        simulate=simulate,
-        noise=noise,
-        fit=None if fit is Fit.pad else fit.value,
-        intensity=intensity,
-        slice=slice_,
-        axis=axis,
-        slices=slices,
-        constants=tuple(set_ or ()),
-        budget=budget,
-        label=label,
-        restarts=restarts,
-        correction=None if correction is Correction.none else correction.value,
-        check=check,
-        device=device.value,
-        seed=seed,
-    )
+    options = _options(given)
     typer.echo(run(source, out, options))
 
 
@@ -234,6 +256,86 @@ def calibrate(
             seed=seed,
         )
     )
+
+
+@main.command()
+def batch(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Folder, or list of files: .csv or .jsonl.")
+    ],
+    out: Out,
+    operator: Spec,
+    solver: Method = "auto",
+    prior: PriorOption = "phantom-64",
+    simulate: Simulate = False,
+    noise: Noise = None,
+    fit: Fitting = Fit.pad,
+    intensity: Intensity = None,
+    slice_: OneSlice = None,
+    axis: Axis = None,
+    slices: Slices = None,
+    set_: Constants = None,
+    budget: Budget = None,
+    label: Label = None,
+    restarts: Restarts = 1,
+    correction: Correcting = Correction.default,
+    check: Check = True,
+    seed: Seed = 0,
+    devices: Annotated[
+        str, typer.Option(metavar="NAMES", help="all, cpu, or such as cuda:0,1.")
+    ] = "all",
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Number of processes for each device.")
+    ] = 1,
+    engine: Annotated[Engine, typer.Option(help="Who works.")] = Engine.local,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Address of the Ray cluster, or auto.")
+    ] = None,
+    join: Annotated[bool, typer.Option("--join", help="Help a run of this folder.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(metavar="S", help="Seconds until a silent worker counts as dead.")
+    ] = 60.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Reconstruct many files. A run that was stopped or killed continues.
+
+    IN is a folder, or a list with the columns path and perhaps id, operator, mask,
+    noise, label, seed. Exits with 1 if items failed.
+
+    \b
+    Example:
+      gprior batch scans/ -o out -A circulant:0.1 --simulate
+      gprior batch list.csv -o out -A mask:m.png --devices cuda:0,1
+      gprior batch list.csv -o out -A mask:m.png --join
+    """
+    given = locals()
+    from gprior.commands.batch import How, run_batch
+
+    options = _options(given)
+    how = How(devices, workers, engine.value, address, patience, join, retry_failed, quiet)
+    text, code = run_batch(source, out, options, how)
+    typer.echo(text)
+    if code:
+        raise typer.Exit(code)
+
+
+@main.command()
+def status(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of batch.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a run of batch has done, what failed and what is left.
+
+    \b
+    Example:
+      gprior status out
+    """
+    from gprior.commands.status import describe_run
+
+    typer.echo(describe_run(out, as_json))
 
 
 @main.command()

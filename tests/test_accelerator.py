@@ -370,3 +370,17 @@ def test_the_command(tmp_path, monkeypatch, prior):
         main()
     assert end.value.code == 0
     assert np.load(tmp_path / "o" / "reconstruction.npy").shape[-2:] == (64, 64)
+
+
+def test_many_items(prior):
+    """In batches that are refilled; measurements on the CPU go to the device in their turn."""
+    if not torch.cuda.is_available():
+        pytest.skip("the emulation is that of one thread, and each batch has its own")
+    A = Downsampling(prior.image_shape, 2)
+    y = A(prior.sample(5, seed=1))
+    options = {"steps": 3, "init": "random", "seed": 4}
+    expected = gprior.solve(y, A, prior, "csgm", **options)
+    items = [gprior.Item(str(k), row) for k, row in enumerate(y)]
+    run = gprior.solve_many(items, there(A), there(prior), "csgm", max_batch=2, **options)
+    found = {int(one.id): one.result.x for one in run}
+    torch.testing.assert_close(torch.cat([found[k] for k in range(5)]), expected.x, **CLOSE)

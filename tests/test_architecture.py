@@ -38,14 +38,16 @@ MAY_IMPORT = {
     "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
     "sampling": (*TOOLS, "priors", "problem", "search", "solvers"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),
+    "batch": (*TOOLS, "priors", "search", "solvers", "result", "solving"),
     "training": (*TOOLS, "priors", "checkpoints", "distances", "images"),
     "commands": (
         *TOOLS, "operators", "priors", "checkpoints", "images", "distances", "measurements",
-        "problem", "solvers", "result", "solving", "sampling", "training",
+        "problem", "solvers", "result", "solving", "sampling", "batch", "training",
     ),
     "cli": ("checks", "operators", "commands"),
     "__init__": (
-        "checks", "checkpoints", "distances", "reconstructor", "result", "sampling", "solving",
+        "batch", "checks", "checkpoints", "distances", "reconstructor", "result", "sampling",
+        "solving",
     ),
 }  # fmt: skip
 # What a room hides from others: they import from the room itself. Documented parts of it, and the
@@ -141,6 +143,17 @@ def test_importing_gprior_is_cheap():
 
 def test_a_prior_and_its_samples_need_no_deepinv():
     code = "import sys, gprior.checkpoints, gprior.training; print('deepinv' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert found.stdout.strip() == "False"
+
+
+def test_the_status_of_a_run_needs_no_torch():
+    code = (
+        "import sys, gprior.commands.status; from gprior.batch import status_of; "
+        "print('torch' in sys.modules)"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
     )

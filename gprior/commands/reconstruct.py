@@ -16,7 +16,7 @@ from gprior.files import atomic_write, write_bytes, write_json
 from gprior.images import EXTENSIONS, STAMP
 from gprior.result import Result
 
-__all__ = ["Options", "run"]
+__all__ = ["Options", "run", "write_result"]
 
 
 def run(source: Path, out: Path, options: Options) -> str:
@@ -57,7 +57,7 @@ def run(source: Path, out: Path, options: Options) -> str:
             # An image that cannot be written like its source is refused before the search.
             task.source.write(place, shown(task.source.truth)[0].cpu().numpy(), how)
         result = solve_tasks([task], options, progress=True)
-        summary = _write(place, task, options, result, how)
+        summary = write_result(place, task, options, result, how)
     _forget(out, task.own_grid)
     return f"{summary}\nwritten to {out / 'report.html'} ({STAMP})"
 
@@ -70,7 +70,7 @@ def _forget(out: Path, kept: str | None) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-def _write(place: Path, task: Task, options: Options, result: Result, how: str) -> str:
+def write_result(place: Path, task: Task, options: Options, result: Result, how: str) -> str:
     """Write every file, and return the summary for the terminal."""
     x = shown(result.x).cpu().numpy()
     result.save(place / "result.safetensors")

@@ -26,6 +26,7 @@ __all__ = [
     "Case",
     "Chart",
     "Panel",
+    "Raw",
     "Section",
     "Table",
     "encode_png",
@@ -110,6 +111,14 @@ class Chart:
     y: Sequence[float | None]
 
 
+@dataclass(frozen=True)
+class Raw:
+    """HTML under a heading."""
+
+    title: str
+    html: str
+
+
 def encode_png(image: ArrayLike, signed: bool = False) -> bytes:
     """Encode an image as an 8-bit PNG whose metadata says that it was generated.
 
@@ -146,7 +155,7 @@ def write_report(
     path: Path,
     title: str,
     lead: Sequence[str],
-    parts: Sequence[Table | Section | Chart],
+    parts: Sequence[Table | Section | Chart | Raw],
 ) -> None:
     """Write a self-contained HTML page.
 
@@ -158,8 +167,8 @@ def write_report(
         Heading of the page.
     lead : sequence of str
         Paragraphs under the heading.
-    parts : sequence of Table, Section or Chart
-        Tables, pictures and charts, in the order of the page.
+    parts : sequence of Table, Section, Chart or Raw
+        Tables, pictures, charts and HTML, in the order of the page.
 
     Raises
     ------
@@ -181,7 +190,9 @@ def write_report(
     write_text(path, page + "\n".join(body) + "</body></html>\n", "the report")
 
 
-def _part(part: Table | Section | Chart) -> str:
+def _part(part: Table | Section | Chart | Raw) -> str:
+    if isinstance(part, Raw):
+        return f"<h2>{escape(part.title)}</h2>{part.html}"
     if isinstance(part, Table):
         return _table(part)
     return _chart(part) if isinstance(part, Chart) else _section(part)

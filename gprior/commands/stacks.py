@@ -20,12 +20,10 @@ from gprior.commands.outcome import shown
 from gprior.commands.task import (
     Options,
     Scene,
+    Scenes,
     Source,
     Task,
     measured,
-    method_and_prior,
-    operator_for,
-    prior_for,
     scanned,
 )
 from gprior.files import atomic_write
@@ -74,25 +72,23 @@ class Stack(Protocol):
 
 
 @contextmanager
-def open_stack(source: Path, options: Options) -> Iterator[Stack]:
+def open_stack(source: Path, options: Options, scenes: Scenes | None = None) -> Iterator[Stack]:
     """Open the source of the slices."""
     if options.slice is not None:
         raise InputError("slice and slices exclude each other; give one of them")
-    constants, prior = method_and_prior(options)
+    scenes = scenes or Scenes(options)
     if not options.simulate:
         if options.scanner != "mri":
             raise InputError(
                 "slices is for images and for k-space; add --simulate to measure images"
             )
-        yield KSpaceStack(source, options, prior, constants)
+        yield KSpaceStack(source, options, scenes)
         return
     with open_volume(source, options.axis) as volume:
         indices = chosen(options.slices or "all", volume.count)
         window = volume_intensity(volume, indices, parse_intensity(options.intensity))
         first = next(image for i in indices if (image := _slice(volume, i)) is not None)
-        prior = prior_for(first, options, prior)
-        scene = Scene(prior, *operator_for(options, prior), constants)
-        yield ImageStack(volume, indices, window, scene, options)
+        yield ImageStack(volume, indices, window, scenes.of(options, first), options)
 
 
 def chosen(text: str, count: int) -> range:
@@ -185,10 +181,9 @@ class KSpaceStack:
 
     batch = 1
 
-    def __init__(self, path: Path, options: Options, prior: Any, constants: dict[str, Any]) -> None:
-        self.path, self.options, self.prior, self.constants = path, options, prior, constants
-        self.files = [path]
-        facts = _acquisition(scanned(path, options, prior, constants)).record
+    def __init__(self, path: Path, options: Options, scenes: Scenes) -> None:
+        self.path, self.options, self.scenes, self.files = path, options, scenes, [path]
+        facts = _acquisition(scanned(path, options, scenes)).record
         self.indices: Sequence[int] = chosen(options.slices or "all", int(facts["slices"]))
 
     def check(self, how: str) -> None:
@@ -196,7 +191,7 @@ class KSpaceStack:
 
     def task(self, index: int) -> Task:
         """Return the task of a slice."""
-        return scanned(self.path, replace(self.options, slice=index), self.prior, self.constants)
+        return scanned(self.path, replace(self.options, slice=index), self.scenes)
 
     def write(self, place: Path, image_of: Callable[[int], Tensor], how: str) -> dict[str, Any]:
         """Write the complex images (slices, H, W) in the units of the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,15 +39,14 @@ from gprior.solving import solve
 __all__ = [
     "Options",
     "Scene",
+    "Scenes",
     "Source",
     "Task",
     "first_rows",
     "measured",
-    "method_and_prior",
-    "operator_for",
     "prepare",
-    "prior_for",
     "scanned",
+    "solve_each",
     "solve_tasks",
 ]
 
@@ -195,28 +195,71 @@ class Task:
         return noise / unit if noise else None
 
 
-def method_and_prior(options: Options) -> tuple[dict[str, Any], Prior]:
-    """Check the options of the method, and load the prior."""
-    constants = parse_constants(options.solver, options.constants)
-    device = pick_device(options.device)
-    if options.noise is not None:
-        number("noise", options.noise, least=0)
-    return constants, load_prior(options.prior, str(device))
+class Scenes:
+    """The prior of a command, its adaptations and its operators, each made once.
+
+    Parameters
+    ----------
+    options : Options
+        The options of the command. Its seed is that of random operators, also for tasks that have
+        another one.
+
+    Raises
+    ------
+    InputError
+        If an option of the method is wrong.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.constants = parse_constants(options.solver, options.constants)
+        device = pick_device(options.device)
+        if options.noise is not None:
+            number("noise", options.noise, least=0)
+        self.seed, self.prior = options.seed, load_prior(options.prior, str(device))
+        self._priors: dict[Any, Prior] = {}
+        self._known: dict[Any, Scene] = {}
+
+    def of(self, options: Options, image: ImageFile | None = None) -> Scene:
+        """Return the scene of measurements, or of an image that is to be measured."""
+        prior = self.prior if image is None else self._adapted(image, kind_of(options.operator))
+        key = (options.operator, prior.image_shape)
+        if key not in self._known:
+            A = from_spec(options.operator, prior.image_shape, self.seed)
+            A = A.to(prior.like.device) if isinstance(A, nn.Module) else A
+            forward = Forward(A, prior.image_shape, prior.like, 1)
+            self._known[key] = Scene(prior, A, forward, self.constants)
+        return self._known[key]
+
+    def _adapted(self, image: ImageFile, kind: str) -> Prior:
+        """Return the prior with the channels of an image, or of its complex image for MRI."""
+        channels, size = len(image.pixels), self.prior.image_shape[1:]
+        if kind == "mri" and channels != 1:
+            raise InputError(f"operator mri needs a gray image, {image.path} is in colour")
+        key = (channels, kind == "mri")
+        if key not in self._priors:
+            prior = self.prior
+            if channels != prior.image_shape[0]:
+                prior = prior.adapt((channels, *size))
+            self._priors[key] = prior.adapt((2, *size)) if kind == "mri" else prior
+        return self._priors[key]
 
 
-def prepare(source: Path, options: Options) -> Task:
+def prepare(source: Path, options: Options, scenes: Scenes | None = None) -> Task:
     """Read and check the input, before anything is computed."""
-    constants, prior = method_and_prior(options)
+    scenes = scenes or Scenes(options)
     if options.simulate:
-        return _simulated(source, options, prior, constants)
+        image = read_image(source, slice=options.slice, axis=options.axis)
+        scene = scenes.of(options, image)
+        return measured(image, parse_intensity(options.intensity), options, scene)
     usable = {"mri": ("slice",), "ct": ("intensity",)}.get(options.scanner or "", ())
     for name in ("fit", "intensity", "slice", "axis"):
         if getattr(options, name) is not None and name not in usable:
             raise InputError(f"--{name} is for images; add --simulate to measure one")
     if options.scanner is not None:
-        return scanned(source, options, prior, constants)
+        return scanned(source, options, scenes)
+    scene = scenes.of(options)
+    prior, forward = scene.prior, scene.forward
     y = read_measurements(source).to(prior.like)
-    A, forward = operator_for(options, prior)
     one = forward(torch.zeros(1, *prior.image_shape).to(prior.like), first_rows(1))[0].shape[1:]
     y = y[None] if y.shape == one else y  # one measurement without a batch dimension
     if y.shape[1:] != one or not len(y):
@@ -226,27 +269,8 @@ def prepare(source: Path, options: Options) -> Task:
         )
     # Gaps that A does not look at, such as NaN, are 0 in what the report compares and shows.
     unseen = informative(forward, [y], first_rows(len(y)))[0] == 0
-    return Task(torch.where(unseen & ~y.isfinite(), 0, y), A, prior, forward, None, constants)
-
-
-def _simulated(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
-    """Fit an image to the prior's grid and measure it."""
-    image = read_image(path, slice=options.slice, axis=options.axis)
-    prior = prior_for(image, options, prior)
-    scene = Scene(prior, *operator_for(options, prior), constants)
-    return measured(image, parse_intensity(options.intensity), options, scene)
-
-
-def prior_for(image: ImageFile, options: Options, prior: Prior) -> Prior:
-    """Return the prior with the channels of an image, or of its complex image for MRI."""
-    channels = len(image.pixels)
-    if channels != prior.image_shape[0]:
-        prior = prior.adapt((channels, *prior.image_shape[1:]))
-    if kind_of(options.operator) == "mri":
-        if channels != 1:
-            raise InputError(f"operator mri needs a gray image, {image.path} is in colour")
-        prior = prior.adapt((2, *prior.image_shape[1:]))
-    return prior
+    y = torch.where(unseen & ~y.isfinite(), 0, y)
+    return Task(y, scene.A, prior, forward, None, scene.constants)
 
 
 def measured(
@@ -273,26 +297,19 @@ def measured(
     return Task(y, scene.A, scene.prior, scene.forward, source, scene.constants)
 
 
-def scanned(path: Path, options: Options, prior: Prior, constants: dict[str, Any]) -> Task:
+def scanned(path: Path, options: Options, scenes: Scenes) -> Task:
     """Read the file of a scanner, and adapt the prior to its image."""
     if options.scanner == "mri":
-        acquisition = read_kspace(path, options.operator, options.slice, options.seed)
+        acquisition = read_kspace(path, options.operator, options.slice, scenes.seed)
     else:
         window = parse_intensity(options.intensity)
         if window == "percentile":
             raise InputError("intensity must be LO,HI in Hounsfield units for a sinogram")
         acquisition = read_sinogram(path, window)
-    prior = acquisition.adapt(prior)
+    prior = acquisition.adapt(scenes.prior)
     A, y = acquisition.A.to(prior.like.device), acquisition.y.to(prior.like)
     forward = Forward(A, prior.image_shape, prior.like, 1)
-    return Task(y, A, prior, forward, None, constants, acquisition)
-
-
-def operator_for(options: Options, prior: Prior) -> tuple[Any, Forward]:
-    """Return the operator of the options, and the same seen row by row."""
-    A = from_spec(options.operator, prior.image_shape, options.seed)
-    A = A.to(prior.like.device) if isinstance(A, nn.Module) else A
-    return A, Forward(A, prior.image_shape, prior.like, 1)
+    return Task(y, A, prior, forward, None, scenes.constants, acquisition)
 
 
 def first_rows(count: int) -> Tensor:
@@ -321,3 +338,34 @@ def solve_tasks(tasks: Sequence[Task], options: Options, progress: bool = False)
             progress=progress,
             **first.constants,
         )
+
+
+def solve_each(tasks: Sequence[Task], options: Sequence[Options], max_batch: int) -> list[Result]:
+    """Solve tasks that share an operator and a prior in one batch, each with its own options.
+
+    Those are the label, the noise and the seed; each of the first two is given for all tasks or
+    for none.
+    """
+    first, counts = tasks[0], [len(task.y) for task in tasks]
+
+    def spread(values: Sequence[Any]) -> list[Any] | None:
+        if values[0] is None:
+            return None
+        return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+
+    together = solve(
+        torch.cat([task.y for task in tasks]),
+        first.A,
+        first.prior,
+        options[0].solver,
+        label=spread([one.label for one in options]),
+        noise_std=spread([t.noise_std(o.noise) for t, o in zip(tasks, options, strict=True)]),
+        restarts=options[0].restarts,
+        correction=options[0].correction,
+        check=options[0].check,
+        seed=spread([one.seed for one in options]) or 0,
+        budget=options[0].budget,
+        **{"max_batch": max_batch, **first.constants},
+    )
+    ends = list(itertools.accumulate(counts))
+    return [together.take(range(end - n, end)) for n, end in zip(counts, ends, strict=True)]

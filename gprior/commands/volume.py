@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from gprior import __version__
@@ -22,17 +23,17 @@ from gprior.commands.outcome import cases_of, facts_of, shown, words
 from gprior.commands.report import Chart, Section, Table, write_figure, write_report
 from gprior.commands.stacks import Stack, open_stack
 from gprior.commands.staging import staged
-from gprior.commands.task import Options, Task, solve_tasks
+from gprior.commands.task import Options, Scenes, Task, solve_tasks
 from gprior.distances import scores
 from gprior.files import restate, write_json
 from gprior.images import STAMP, EmptyImageError
 from gprior.result import Result
 from gprior.solving import UNLIKELY
 
-__all__ = ["run_volume"]
+__all__ = ["run_volume", "summary_of_volume"]
 
 
-def run_volume(source: Path, out: Path, options: Options) -> str:
+def run_volume(source: Path, out: Path, options: Options, scenes: Scenes | None = None) -> str:
     """Reconstruct the slices of a volume.
 
     Parameters
@@ -46,6 +47,8 @@ def run_volume(source: Path, out: Path, options: Options) -> str:
         ``reconstruction.npy``; ``record.json``, ``report.html`` and ``figure.png``.
     options : Options
         The options. ``options.slices`` says which slices; the default is all of a folder.
+    scenes : Scenes, optional
+        The prior, where it is loaded already: the volume is one of many, and has no progress bar.
 
     Returns
     -------
@@ -61,16 +64,16 @@ def run_volume(source: Path, out: Path, options: Options) -> str:
         If a file cannot be read or written.
     """
     how = f"{options.solver}, {options.measured}"
-    with open_stack(source, options) as stack, staged(out) as place:
+    with open_stack(source, options, scenes) as stack, staged(out) as place:
         done = Results(out / "slices")
         done.claim(options, stack.files)
         stack.check(how)
-        _solve(stack, done, options)
+        _solve(stack, done, options, progress=scenes is None)
         summary = _write(place, stack, done, options, how)
     return f"{summary}\nwritten to {out / 'report.html'} ({STAMP})"
 
 
-def _solve(stack: Stack, done: Results, options: Options) -> None:
+def _solve(stack: Stack, done: Results, options: Options, progress: bool) -> None:
     """Solve the slices that have no result yet."""
     waiting: list[tuple[int, Task]] = []
 
@@ -83,7 +86,7 @@ def _solve(stack: Stack, done: Results, options: Options) -> None:
         bar.update(len(waiting))
         waiting.clear()
 
-    with tqdm(total=len(stack.indices), desc="slices", unit="slice") as bar:
+    with tqdm(total=len(stack.indices), desc="slices", unit="slice", disable=not progress) as bar:
         for index in stack.indices:
             task = None if done.has(index) else stack.task(index)
             if task is None:
@@ -247,3 +250,26 @@ def _row(task: Task, options: Options, result: Result) -> list[float | None]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
+
+
+def summary_of_volume(out: Path) -> tuple[dict[str, Any], Tensor]:
+    """Return what is known about the worst slices of a volume, and its middle slice (C, H, W)."""
+    record = json.loads((out / "record.json").read_text(encoding="utf-8"))
+    slices = record["per_slice"]
+
+    def worst(name: str, choose: Any) -> float | None:
+        known = [one[name] for one in slices if one[name] is not None]
+        return round(choose(known), 6) if known else None
+
+    middle = Results(out / "slices").load(slices[len(slices) // 2]["slice"])
+    return {
+        "images": len(slices),
+        "misfit": worst("misfit", max),
+        "plausibility": worst("plausibility", min),
+        "prior_weight": worst("prior_weight", min),
+        "data_consistency": worst("data_consistency", max),
+        "seed": record["seed"],
+        "seconds": record["seconds"],
+        "psnr": worst("psnr", min),
+        "ssim": worst("ssim", min),
+    }, shown(middle.x)[0]

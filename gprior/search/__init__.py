@@ -33,6 +33,7 @@ from gprior.search.objective import (
     total as total,
 )
 from gprior.search.optimizer import Adam, Optimizer, rate as rate
+from gprior.search.passes import PASSES as PASSES
 from gprior.search.population import Insert, PopulationSearch, Trial, evolve, sample_members
 from gprior.search.record import NON_FINITE, Record
 from gprior.search.residuals import (

@@ -19,6 +19,7 @@ from gprior.randomness import normal
 from gprior.search.latent_spaces import PhaseMap
 from gprior.search.objective import Iterate, Objective, total
 from gprior.search.optimizer import Optimizer
+from gprior.search.passes import PASSES
 from gprior.search.record import NON_FINITE, Record
 from gprior.search.rows import Variables, copy, detach, join, take
 from gprior.search.space import Space, Step, inputs_of
@@ -235,14 +236,14 @@ def descend(
     step: Step,
 ) -> tuple[Iterate, Tensor, Variables]:
     """Return the iterate, its loss (R,) and the gradients, at variables that ask for them."""
+    passes = PASSES.get()
     with torch.enable_grad():
         inputs = space.decode(variables, start, step)
-        image = problem.prior(**inputs)
+        image = passes.images(problem.prior, inputs)
         predicted = problem.measure(image)
         iterate = Iterate(problem, image, predicted, variables, start, inputs, step)
         loss = total(objective(iterate))
-        # A generator that starts at a later block may not need its latent: the gradient is 0.
-        slopes = torch.autograd.grad(loss.sum(), list(variables.values()), materialize_grads=True)
+        slopes = passes.slopes(loss.sum(), list(variables.values()))
     seen = replace(iterate, image=image.detach(), predicted=[p.detach() for p in predicted])
     return seen, loss.detach(), dict(zip(variables, slopes, strict=True))
 

@@ -13,7 +13,11 @@ from gprior.training.folder import Survey as Survey, survey_folder as survey_fol
 from gprior.training.frechet import frechet_distance, random_features
 from gprior.training.head_phantoms import CONTRASTS, phantoms
 from gprior.training.pictures import draw_curve as draw_curve, draw_samples as draw_samples
-from gprior.training.slices import Choice as Choice
+from gprior.training.slices import (
+    Choice as Choice,
+    files_in as files_in,
+    is_image as is_image,
+)
 from gprior.training.trainer import Settings, Trainer, lacking_spread
 
 __all__ = [

@@ -27,7 +27,7 @@ from gprior.images import (
     values_inside,
 )
 
-__all__ = ["Choice", "Slice", "find_slices"]
+__all__ = ["Choice", "Slice", "files_in", "find_slices", "is_image"]
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ def find_slices(
     slices: list[Slice] = []
     skipped: list[tuple[str, str]] = []
     others = 0
-    for path in _files(folder):
+    for path in files_in(folder):
         try:
-            if _is_image(path):
+            if is_image(path):
                 slices += _slices_of(path, folder, choice)
             else:
                 others += 1
@@ -159,7 +159,7 @@ def find_slices(
     return slices, others, skipped
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
     """Return the files in a folder and its subfolders that are not hidden, sorted."""
 
     def is_hidden(path: Path) -> bool:
@@ -169,7 +169,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if not is_hidden(p) and p.is_file())
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Return whether a file is an image, or has the name of one, so that it should be one."""
     endings = tuple(ending for endings in EXTENSIONS.values() for ending in endings)
     try:
