@@ -101,6 +101,8 @@ def run_batch(source: Path, out: Path, options: Options, how: How) -> tuple[str,
         If the run cannot start: see `gprior.solve_many`.
     """
     devices = devices_of(how.devices, how.engine)
+    if how.engine == "ray":  # its workers have folders of their own
+        source, out = source.resolve(), out.resolve()
     job = BatchJob({entry.id: entry for entry in entries_of(source, options)}, options, out)
     folder = Folder(out)
     folder.begin(job.facts(), job.inputs())
