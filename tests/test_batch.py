@@ -520,5 +520,7 @@ def test_bad_engines(linear, A, items, monkeypatch):
     with pytest.raises(InputError, match=r"needs the package ray: pip install \"gprior\[ray\]\""):
         list(gprior.solve_many(items, A, linear, "csgm", engine="ray"))
     with pytest.raises(InputTypeError, match="engine must be"):
-        list(gprior.solve_many(items, A, linear, "csgm", engine="dask"))
+        gprior.solve_many(items, A, linear, "csgm", engine="dask")
+    with pytest.raises(InputError, match="workers must be"):
+        gprior.solve_many(items, A, linear, "csgm", workers=0)
     assert devices_of("all")

@@ -18,6 +18,7 @@ _HOME = {
     "Settings": "worker",
     "Solved": "many",
     "Worker": "worker",
+    "check_engine": "engines",
     "checked_name": "items",
     "devices_of": "engines",
     "in_words": "summary",
@@ -35,7 +36,11 @@ _HOME = {
 __all__ = ["Item", "Solved", "solve_many"]
 
 if TYPE_CHECKING:
-    from gprior.batch.engines import devices_of as devices_of, run as run
+    from gprior.batch.engines import (
+        check_engine as check_engine,
+        devices_of as devices_of,
+        run as run,
+    )
     from gprior.batch.folder import Folder as Folder
     from gprior.batch.items import Item, checked_name as checked_name, unique as unique
     from gprior.batch.many import Solved, solve_many

@@ -20,7 +20,7 @@ from gprior.batch.processes import Processes
 from gprior.batch.worker import Job, Settings, Worker, work
 from gprior.checks import InputError, InputTypeError, integer
 
-__all__ = ["Crew", "devices_of", "ended", "run"]
+__all__ = ["Crew", "check_engine", "devices_of", "ended", "run"]
 
 POLL = 0.2  # seconds between two looks at the folder
 
@@ -103,22 +103,33 @@ def start(
     Raises
     ------
     InputError
-        If the engine is unknown, or the run cannot be sent to other processes.
+        If the run cannot be sent to other processes.
     """
-    places = [device for device in devices for _ in range(integer("workers", workers, least=1))]
-    if settings.threads == 0 and devices == ["cpu"]:
-        settings = replace(settings, threads=max(1, torch.get_num_threads() // len(places)))
+    places = [device for device in devices for _ in range(workers)]
     if engine == "ray":
         from gprior.batch.ray_engine import RayCrew
 
         return RayCrew(job, folder.path, places, settings, address)
     if isinstance(engine, Executor):
         return Submitted(engine, job, folder, places, settings)
-    if engine != "local":
+    if devices == ["cpu"]:
+        settings = replace(settings, threads=max(1, torch.get_num_threads() // len(places)))
+    return Processes(job, folder, places, settings)
+
+
+def check_engine(engine: Any, workers: int) -> None:
+    """Refuse an engine that is unknown, and less than one worker.
+
+    Raises
+    ------
+    InputError
+        The message names the engines.
+    """
+    if engine not in ("local", "ray") and not isinstance(engine, Executor):
         raise InputTypeError(
             f"engine must be 'local', 'ray' or a concurrent.futures.Executor, got {engine!r}"
         )
-    return Processes(job, folder, places, settings)
+    integer("workers", workers, least=1)
 
 
 class Submitted:
@@ -177,7 +188,7 @@ def run(
         What made workers leave early, in words.
     """
     stop = stop or threading.Event()
-    if engine == "local" and len(devices) * integer("workers", workers, least=1) == 1:
+    if engine == "local" and len(devices) * workers == 1:
         worker = Worker(job, folder, devices[0], settings, stop)
         seen = ended(folder, job.items)
         for item in worker.run():

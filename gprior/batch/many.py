@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gprior.batch.engines import devices_of, ended, run
+from gprior.batch.engines import check_engine, devices_of, ended, run
 from gprior.batch.folder import Folder
 from gprior.batch.items import as_items
 from gprior.batch.job import SolveJob
@@ -136,6 +136,7 @@ def solve_many(
     """
     if max_batch is not None:
         integer("max_batch", max_batch, least=1)
+    check_engine(engine, workers)
     settings = Settings(number("patience", patience, above=0), refill)
     places = [str(prior.like.device)] if devices is None else devices_of(devices, engine)
     job = SolveJob(as_items(items), A, prior, solver, max_batch, options)

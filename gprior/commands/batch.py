@@ -21,6 +21,7 @@ from gprior import __version__
 from gprior.batch import (
     Folder,
     Settings,
+    check_engine,
     devices_of,
     in_words,
     interruptible,
@@ -30,6 +31,7 @@ from gprior.batch import (
     write_status,
     write_summary,
 )
+from gprior.checks import number
 from gprior.commands.manifest import Entry, entries_of
 from gprior.commands.outcome import facts_of, shown
 from gprior.commands.reconstruct import write_result
@@ -101,6 +103,10 @@ def run_batch(source: Path, out: Path, options: Options, how: How) -> tuple[str,
         If the run cannot start: see `gprior.solve_many`.
     """
     devices = devices_of(how.devices, how.engine)
+    check_engine(how.engine, how.workers)
+    settings = Settings(number("patience", how.patience, above=0))
+    if how.engine == "ray":  # its workers have folders of their own
+        source, out = source.resolve(), out.resolve()
     job = BatchJob({entry.id: entry for entry in entries_of(source, options)}, options, out)
     folder = Folder(out)
     folder.begin(job.facts(), job.inputs())
@@ -109,7 +115,7 @@ def run_batch(source: Path, out: Path, options: Options, how: How) -> tuple[str,
             tqdm.write(f"gprior: the results of {name} were damaged, and are computed again")
     if how.retry_failed:
         folder.retry_failed()
-    stop, settings = threading.Event(), Settings(how.patience)
+    stop = threading.Event()
     working = run(job, folder, how.engine, devices, how.workers, settings, how.address, stop)
 
     def interrupted() -> None:
