@@ -126,6 +126,7 @@ def factor_for(scores: Tensor, level: float) -> float:
 
     Examples
     --------
+    >>> import torch
     >>> factor_for(torch.arange(1.0, 101.0).expand(19, 100), 0.9)
     95.0
     """
