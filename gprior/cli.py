@@ -138,6 +138,7 @@ def _options(given: dict[str, Any]) -> Options:
         constants=tuple(given["set_"] or ()),
         correction=None if given["correction"] is Correction.none else given["correction"].value,
         device=given["device"].value if "device" in given else "auto",
+        samples=given.get("samples", 0),
     )
 
 
@@ -192,6 +193,7 @@ def reconstruct(
     budget: Budget = None,
     label: Label = None,
     restarts: Restarts = 1,
+    samples: Annotated[int, typer.Option(metavar="N", help="Number of posterior samples.")] = 0,
     correction: Correcting = Correction.default,
     check: Check = True,
     device: OnDevice = Device.auto,

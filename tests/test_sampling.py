@@ -7,8 +7,10 @@ import math
 import warnings
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import deepinv
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 import gprior
 from gprior.checkpoints import save_prior
 from gprior.cli import main
+from gprior.commands.samples import KINDS
 from gprior.operators import Downsampling, Masking
 from gprior.priors import Generator
 from gprior.problem import build_problem
@@ -469,6 +472,86 @@ def test_the_command_calibrates_on_a_folder(tiny_prior, tmp_path):
     assert f"{known.factor:.2f}" in found.output
     found = CliRunner().invoke(main, ["calibrate", *arguments[:-3], "c.txt"])
     assert found.exit_code == 2
+
+
+# --- The command line ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_free(monkeypatch):
+    """Draw few and short samples."""
+    quick = partial(posterior, steps=2, rounds=1, newton=1, candidates=2)
+    monkeypatch.setattr("gprior.commands.samples.posterior", quick)
+
+
+def reconstruct(*arguments):
+    found = CliRunner().invoke(main, ["reconstruct", *map(str, arguments), "--no-check"])
+    assert found.exit_code == 0, found.output
+    return found.output
+
+
+def test_the_command_writes_samples_in_the_format_of_the_input(tiny_prior, tmp_path, slow_free):
+    prior = tmp_path / "prior.safetensors"
+    save_prior(tiny_prior(dtype=torch.float32), prior)
+    pixels = np.random.default_rng(0).normal(300, 50, (16, 16, 1)).astype(np.float32)
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    nibabel.Nifti1Image(pixels, affine).to_filename(tmp_path / "scan.nii")
+    out = tmp_path / "out"
+    arguments = [tmp_path / "scan.nii", "-o", out, "-A", "downsample:2", "--prior", prior]
+    arguments += ["--simulate", "--noise", "0.1", "--set", "steps=2", "--intensity", "100,500"]
+    reconstruct(*arguments, "--samples", 4)
+    drawn = Posterior.load(out / "samples.safetensors")
+    assert drawn.samples.shape == (1, 4, 1, 16, 16)
+    low, high = drawn.interval(0.9)
+    expected = {"mean": drawn.mean, "std": drawn.std, "low": low, "high": high}
+    for name, image in expected.items():
+        file = nibabel.load(out / f"{name}-on-input-grid.nii.gz")
+        reference = nibabel.load(out / "on-input-grid.nii.gz")
+        assert np.allclose(file.affine, reference.affine)
+        assert KINDS[name] in file.header["descrip"].item().decode()
+        written = np.sort(file.get_fdata().ravel())
+        values = 400 * image.numpy().ravel() + (0 if name == "std" else 100)
+        assert np.allclose(written, np.sort(values), atol=0.01)
+    record = json.loads((out / "record.json").read_text())
+    assert record["samples"] == 4 and record["sampling_method"] == "rto in z"
+    page = (out / "report.html").read_text()
+    assert "Posterior samples" in page and "Sample 4" in page and "Standard deviation" in page
+    reconstruct(*arguments)  # what belongs to samples goes
+    assert not [path.name for path in out.iterdir() if path.name.startswith(("std", "samples"))]
+
+
+def test_the_command_writes_samples_of_kspace(tiny_prior, tmp_path, slow_free):
+    prior = tmp_path / "prior.safetensors"
+    save_prior(tiny_prior(dtype=torch.float32), prior)
+    rng = np.random.default_rng(0)
+    image = np.zeros((16, 16), complex)
+    image[4:12, 4:12] = rng.uniform(0.5, 1, (8, 8)) * 300
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image), norm="ortho"))
+    mask = np.zeros((16, 16))
+    mask[:, ::2] = mask[:, 5:11] = 1
+    np.savez(tmp_path / "k.npz", kspace=kspace * mask, mask=mask)
+    out = tmp_path / "out"
+    arguments = [tmp_path / "k.npz", "-o", out, "-A", "mri", "--prior", prior, "--noise", "3"]
+    reconstruct(*arguments, "--samples", 3, "--set", "steps=2")
+    drawn = Posterior.load(out / "samples.safetensors")
+    mean, std = (np.load(out / f"{name}-on-input-grid.npy") for name in ("mean", "std"))
+    assert mean.shape == std.shape == (16, 16) and mean.dtype == np.complex64
+    unit = np.abs(mean).max() / drawn.mean[0].square().sum(0).sqrt().max().item()
+    assert np.allclose(std, unit * drawn.std[0].square().sum(0).sqrt().numpy(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--samples", "1"], "samples must be at least 2"),
+        (["--samples", "4", "--slices", "all"], "samples are for single images"),
+    ],
+)
+def test_the_command_refuses_samples_that_it_cannot_draw(tmp_path, more, message):
+    np.save(tmp_path / "x.npy", np.zeros((64, 64)))
+    arguments = [str(tmp_path / "x.npy"), "-o", str(tmp_path / "out"), "-A", "mask:half", *more]
+    found = CliRunner().invoke(main, ["reconstruct", *arguments, "--simulate"])
+    assert found.exit_code == 2 and message in found.output
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "gprior-calibration-1"}', "\x00"])

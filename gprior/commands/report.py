@@ -245,20 +245,20 @@ def _scale() -> str:
 def _section(section: Section) -> str:
     if not section.cases:
         return ""
-    columns = len(section.cases[0].panels) + 1
-    titles = [panel.title for panel in section.cases[0].panels] + ["Loss"]
+    curves = any(case.history for case in section.cases)
+    titles = [panel.title for panel in section.cases[0].panels] + ["Loss"] * curves
     head = "".join(f"<b>{escape(title)}</b>" for title in titles)
     rows = "".join(
         f"<div class=name>{escape(case.title)}<small>{escape(case.note)}</small></div>"
         + "".join(map(_figure, case.panels))
-        + _curve(case.history)
+        + (_curve(case.history) if curves else "")
         for case in section.cases
     )
     note = f"<p>{escape(section.note)}</p>" if section.note else ""
     scale = _scale() if any(panel.signed for panel in section.cases[0].panels) else ""
     return (
         f"<h2>{escape(section.title)}</h2>{note}{scale}<div class=wide>"
-        f'<div class=grid style="--columns:{columns}"><b></b>{head}{rows}</div></div>'
+        f'<div class=grid style="--columns:{len(titles)}"><b></b>{head}{rows}</div></div>'
     )
 
 

@@ -75,6 +75,8 @@ class Options:
         Constants of the solver, ``NAME=VALUE``.
     budget, label, restarts, correction, check, seed
         See `gprior.solve`.
+    samples : int
+        Number of posterior samples; 0 for none.
     device : str
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     """
@@ -93,6 +95,7 @@ class Options:
     budget: float | None = None
     label: int | None = None
     restarts: int = 1
+    samples: int = 0
     correction: str | None = "default"
     check: bool = True
     device: str = "auto"
@@ -139,11 +142,24 @@ class Source:
             return f"{size}, stretched to the prior's grid"
         return f"{size}, resampled to square ones and back"
 
-    def write(self, place: Path, x: NDArray[Any], how: str) -> None:
-        """Write an image (C, H, W) in the format and on the grid of the input."""
+    def write(
+        self,
+        place: Path,
+        x: NDArray[Any],
+        how: str,
+        kind: str = "",
+        intensity: tuple[float, float] | None = None,
+    ) -> None:
+        """Write an image (C, H, W) in the format and on the grid of the input.
+
+        ``kind`` is what the name of the file begins with, and ``intensity`` the values that 0 and 1
+        become, if not those of the input.
+        """
         if self.image.spacing is not None and not is_square(self.image.spacing):
             how = f"{how}; pixels of {self.pixels}"
-        write_like(place / self.name, unfit(x, self.fitted), self.image, self.intensity, how)
+        name = f"{kind}-{self.name}" if kind else self.name
+        window = intensity or self.intensity
+        write_like(place / name, unfit(x, self.fitted), self.image, window, how)
 
     def record(self) -> dict[str, Any]:
         """Return format, geometry and mapping as JSON values."""

@@ -131,9 +131,16 @@ class Posterior:
                 )
             half = known.half_width(self.std)
         else:
-            K = self.samples.shape[1]
-            half = self.std * float(student.ppf(0.5 + level / 2, K - 1)) * math.sqrt(1 + 1 / K)
+            return self.interval_of(self.samples, level)
         return self.mean - half, self.mean + half
+
+    @staticmethod
+    def interval_of(samples: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Return the ends of the interval of samples (B, K, ...) of anything; see `interval`."""
+        K = samples.shape[1]
+        half = samples.std(1) * float(student.ppf(0.5 + level / 2, K - 1)) * math.sqrt(1 + 1 / K)
+        mean = samples.mean(1)
+        return mean - half, mean + half
 
     def calibrated(self, calibration: Calibration | str | Path) -> Posterior:
         """Return the same samples, with intervals that were calibrated on images like yours.
