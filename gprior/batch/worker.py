@@ -24,7 +24,7 @@ from gprior.batch.together import Cohort, Stopped, advance
 
 __all__ = ["Job", "Settings", "Work", "Worker", "work"]
 
-REFILL = 4  # a batch is refilled when one of so many places is free
+REFILL = 2  # a batch is refilled when one of so many places is free: fewer, larger groups are faster
 POLL = 0.5  # seconds between two looks at what other workers do
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
