@@ -24,6 +24,7 @@ from gprior.batch import (
     Settings,
     Worker,
     devices_of,
+    in_words,
     interruptible,
     places,
     status_of,
@@ -392,6 +393,45 @@ def test_the_items_of_a_living_worker_are_left_to_it(linear, A, items, tmp_path)
     living.close()  # gives the item back
     assert next(one.folder.todo.iterdir()).name == mine
     assert sorted([*done, *one.run()]) == job.items
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on(linear, A, items, tmp_path):
+    job = SolveJob(items, A, linear, "csgm", 4, QUICK)
+    one, other = worker_of(job, tmp_path), worker_of(job, tmp_path)
+    run = one.run()
+    first = next(run)
+    watcher = Leases(one.folder, job.items, PATIENCE)
+    watcher._bury(one.leases.name)  # as after a long pause of the whole machine
+    watcher.close()
+    assert sorted([first, *run]) == job.items
+    assert not one.folder.tokens() and list(other.run()) == []
+
+
+def test_progress_in_words():
+    status = {"total": 9, "done": 4, "running": 2, "failed": 1, "left": 2, "workers": 1}
+    words = "4 of 9 done, 2 running on 1 workers, 1 failed, 2 left"
+    assert in_words({**status, "rate": None, "seconds_left": None}) == words
+    assert (
+        in_words({**status, "rate": 0.5, "seconds_left": 8}) == f"{words}\n2 s/item, 0:00:08 left"
+    )
+    fast = in_words({**status, "rate": 4, "seconds_left": 3661})
+    assert fast == f"{words}\n4 items/s, 1:01:01 left"
+
+
+def test_the_rate_is_that_of_the_workers_that_hold_items(linear, A, items, tmp_path):
+    one = worker_of(SolveJob(items, A, linear, "csgm", 4, QUICK), tmp_path)
+    for name, pulse in {
+        "a": {"finished": 6, "seconds": 3},
+        "b": {"finished": 9, "seconds": 1},
+    }.items():
+        (one.folder.workers / name).write_text(json.dumps(pulse))
+        (one.folder.claimed / name).mkdir()
+    for item in ("i00", "i01"):
+        (one.folder.todo / item).rename(one.folder.claimed / "a" / item)
+    assert status_of(one.folder) == {
+        "total": 12, "done": 0, "running": 2, "failed": 0, "left": 10, "workers": 1, "rate": 2.0,
+        "seconds_left": 6.0,
+    }  # fmt: skip
 
 
 def test_a_result_that_two_workers_have_is_written_once(linear, A, items, tmp_path):

@@ -192,8 +192,9 @@ def run(
         worker = Worker(job, folder, devices[0], settings, stop)
         seen = ended(folder, job.items)
         for item in worker.run():
-            seen.add(item)
-            yield item
+            if item not in seen:
+                seen.add(item)
+                yield item
         yield from sorted(ended(folder, job.items) - seen)  # by other workers of the folder
         return [worker.full] if worker.full else []
     crew = start(engine, job, folder, devices, workers, settings, address)

@@ -47,6 +47,7 @@ class Leases:
         self.folder, self.patience, self.finished = folder, patience, 0
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._items, self._listed = frozenset(items), list[str]()
+        self._held = set[str]()
         self._seen: dict[str, tuple[str, float]] = {}
         self._place, self._pulse = folder.claimed / self.name, folder.workers / self.name
         self._count, self._started = 0, time.monotonic()
@@ -64,6 +65,8 @@ class Leases:
         """Return an item that is now held by this worker, or None if none is free."""
         for fresh in (False, True):
             if fresh:
+                # A worker that took this one for dead has removed its folder.
+                self._place.mkdir(exist_ok=True)
                 self._listed = sorted(self._items.intersection(names(self.folder.todo)))[::-1]
             while self._listed:
                 item = self._listed.pop()
@@ -74,21 +77,27 @@ class Leases:
                 except OSError as error:
                     message = f"cannot write to {self.folder.path}: {error.strerror}; {REMEDY}"
                     raise restate(error, message) from error
-                return item
+                if item not in self._held:  # else another worker had freed it by mistake
+                    self._held.add(item)
+                    return item
         return None
 
     def release(self, item: str) -> None:
         """Give an item back, for any worker."""
+        self._held.discard(item)
         with suppress(FileNotFoundError):  # taken over
             (self._place / item).rename(self.folder.todo / item)
 
     def done(self, item: str) -> None:
         """Drop the token of an item whose results are in their place."""
         self.finished += 1
-        (self._place / item).unlink(missing_ok=True)
+        self._held.discard(item)
+        for place in (self._place, self.folder.todo):  # where another freed it by mistake
+            (place / item).unlink(missing_ok=True)
 
     def fail(self, item: str, message: str) -> None:
         """Record that an item failed."""
+        self._held.discard(item)
         token = self._place / item
         if token.exists():  # else taken over
             write_text(token, message, "the message of a failure")

@@ -55,11 +55,8 @@ def in_words(status: dict[str, Any]) -> str:
     if status["rate"]:
         hours, rest = divmod(round(status["seconds_left"]), 3600)
         minutes, seconds = divmod(rest, 60)
-        per = (
-            f"{status['rate']:.3g} items/s"
-            if status["rate"] >= 1
-            else (f"{1 / status['rate']:.3g} s/item")
-        )
+        rate = status["rate"]
+        per = f"{rate:.3g} items/s" if rate >= 1 else f"{1 / rate:.3g} s/item"
         lines.append(f"{per}, {hours}:{minutes:02}:{seconds:02} left")
     return "\n".join(lines)
 

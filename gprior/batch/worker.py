@@ -24,7 +24,7 @@ from gprior.batch.together import Cohort, Stopped, advance
 
 __all__ = ["Job", "Settings", "Work", "Worker", "work"]
 
-REFILL = 4  # a batch is refilled when one of so many places is free
+REFILL = 1 / 2  # of the places must be free: groups that start together should not be small
 POLL = 0.5  # seconds between two looks at what other workers do
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -162,7 +162,7 @@ class Worker:
     def _refill(self) -> Iterator[str]:
         """Start items in the places that are free; yield those that cannot be read."""
         free = self._places - sum(batch.rows for batch in self._live)
-        if self._live and (not self.settings.refill or free < max(1, self._places // REFILL)):
+        if self._live and (not self.settings.refill or free < max(1, self._places * REFILL)):
             return
         if self._again:
             if not self._live or sum(loaded.rows for _, loaded in self._again[0]) <= free:
