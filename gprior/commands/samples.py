@@ -25,8 +25,8 @@ SIX = 6  # samples that the report shows
 KINDS = {
     "mean": "posterior mean",
     "std": "posterior standard deviation",
-    "low": f"posterior {100 * LEVEL:g} % interval, lower end",
-    "high": f"posterior {100 * LEVEL:g} % interval, upper end",
+    "low": f"posterior {100 * LEVEL:g} % interval: low",
+    "high": f"posterior {100 * LEVEL:g} % interval: high",
 }
 
 
