@@ -384,3 +384,21 @@ def test_many_items(prior):
     run = gprior.solve_many(items, there(A), there(prior), "csgm", max_batch=2, **options)
     found = {int(one.id): one.result.x for one in run}
     torch.testing.assert_close(torch.cat([found[k] for k in range(5)]), expected.x, **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:.*have not")
+@pytest.mark.parametrize("method", ["rto", "hmc"])
+def test_posterior(tiny_prior, method):
+    prior = tiny_prior(c_dim=2)
+    A = Downsampling(prior.image_shape, 2)
+    y = A(prior.sample(2))
+    options = {"steps": 2, "rounds": 1, "newton": 1, "candidates": 2, "check": False}
+    if method == "hmc":
+        options |= {"noise_std": 0.05, "warmup": 1, "draws": 2, "leapfrog": 1}
+    expected = gprior.posterior(y, A, prior, 2, method=method, correction="auto", **options)
+    found = gprior.posterior(
+        y, there(A), there(prior), 2, method=method, correction="auto", **options
+    )
+    assert found.samples.device.type == "cuda"
+    torch.testing.assert_close(found.samples.cpu(), expected.samples, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.noise_std.cpu(), expected.noise_std, rtol=1e-5, atol=1e-6)

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "solvers": (*TOOLS, "priors", "distances", "problem", "search"),
     "result": (*TOOLS, "search"),
     "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
-    "sampling": (*TOOLS, "priors", "problem", "search", "solvers"),
+    "sampling": (*TOOLS, "priors", "problem", "search", "solvers", "result"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),
     "batch": (*TOOLS, "priors", "search", "solvers", "result", "solving"),
     "training": (*TOOLS, "priors", "checkpoints", "distances", "images"),

@@ -15,6 +15,7 @@ from gprior.checks import InputError, InputTypeError, integer
 from gprior.priors import Label, Prior
 from gprior.problem import Problem, build_problem
 from gprior.randomness import in_plain_mode
+from gprior.result import by_image
 from gprior.sampling.evidence import classes_by_evidence
 from gprior.sampling.gauss_newton import Descent, curvature_of_latents
 from gprior.sampling.hmc import hamiltonian, split_r_hat
@@ -105,7 +106,7 @@ def posterior(
         Show a progress bar.
     callback : callable, optional
         Called as ``callback(step, rows, loss, image)`` after each step of the first search, with
-        row // samples the image. If it returns False, the remaining steps are left out.
+        row // samples the image. If it returns False, the remaining steps of it are left out.
     per_image : sequence of str, optional
         As for `gprior.solve`.
     **constants
@@ -245,10 +246,8 @@ class Sampler:
         }
         if corrected is not None:
             values["skipped"] = corrected[1]
-        by_image = {k: _by_image(v, K) for k, v in values.items()}
-        if r_hat is not None:
-            by_image["r_hat"] = r_hat
-        return {**by_image, "evaluations": cost}
+        chains = {} if r_hat is None else {"r_hat": r_hat}
+        return {**by_image(values, K), **chains, "evaluations": cost}
 
     def _chains(self, target: Target, found: Descent) -> tuple[Tensor, Tensor]:
         """Return the last states of chains, (R, n), and their R-hat, (B,)."""
@@ -271,13 +270,6 @@ class Sampler:
         noisier = replace(target.problem, noise_std=target.problem.noise_std * 2**0.5)
         done = correct(noisier, images, self.correction)
         return images, (done.image, done.weight.isnan())
-
-
-def _by_image(value: Any, samples: int) -> Any:
-    """Return values of B K rows as those of (B, K, ...)."""
-    if isinstance(value, dict):
-        return {name: _by_image(part, samples) for name, part in value.items()}
-    return value.unflatten(0, (-1, samples))
 
 
 def _settings(constants: dict[str, int]) -> Constants:

@@ -27,8 +27,14 @@ def with_noise_model(problem: Problem) -> tuple[Problem, str]:
     Poisson and Poisson-Gaussian noise of deepinv are approximated by Gaussian noise whose variance
     at an entry follows from y there: gain y + σ², with y at least one photon.
     """
-    if bool((problem.noise_std > 0).all()):
+    known = problem.noise_std > 0
+    if bool(known.all()):
         return problem, "known"
+    if bool(known.any()):
+        raise InputError(
+            "A's noise level must be known for all images or for none: some of its sigma are 0; "
+            "pass noise_std, or solve these images apart"
+        )
     model: Any = getattr(problem.forward.physics, "noise_model", None)
     name = type(model).__name__
     if name not in ("PoissonNoise", "PoissonGaussianNoise"):
