@@ -46,7 +46,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "auto": ("auto", {}),
     "restarts of auto, 16": ("restarts", {"samples": 16}),
 }
-QUANTILES = [i / 200 for i in range(201)]  # of the scores of an image that are kept
+QUANTILES = [i / 40 for i in range(41)]  # of the scores of an image that are kept
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def calibration(drawn: Tensor, x: Tensor) -> dict[str, Any]:
         result[f"pixels in {level}"] = pixels.tolist()
     ratio = ((x - mean).abs() / (std + 1 / 255)).flatten(1)
     at = torch.tensor(QUANTILES, dtype=ratio.dtype, device=ratio.device)
-    result["ratios"] = torch.quantile(ratio, at, dim=1).T.tolist()
+    kept = torch.quantile(ratio, at, dim=1).T.tolist()
+    result["ratios"] = [[round(v, 3) for v in row] for row in kept]
     return result
 
 

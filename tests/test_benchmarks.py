@@ -10,9 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
-    "augmentation", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm", "perceptual_weight",
-    "population",
-    "sphinx_domains", "sphinx_rates",
+    "augmentation", "calibration", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm",
+    "perceptual_weight", "population", "sphinx_domains", "sphinx_rates",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
