@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -55,6 +56,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def processor() -> float:
+    """Return the processor time so far, in seconds, of this process and of those it waited for."""
+    return sum(os.times()[:4])
+
+
 class Utilisation:
     """The mean utilisation of the GPU while a block runs; nothing without a GPU."""
 
@@ -96,14 +102,17 @@ def throughput(
         first = None
         for name, way in ways.items():
             with Utilisation() as used:
+                before = processor()
                 spent = seconds(
                     lambda o=options, w=way, m=method: list(
                         gprior.solve_many(items, A, prior, m, devices=place, **o, **w)
                     )
                 )
+            worked = processor() - before
             first = first or spent
-            rate = count / spent
-            yield [method, name, f"{spent:.0f}", f"{rate:.3g}", f"{first / spent:.2f}", str(used)]
+            times = f"{first / spent:.2f}"
+            figures = f"{spent:.0f}", f"{worked:.0f}", f"{count / spent:.3g}", times
+            yield [method, name, *figures, str(used)]
 
 
 # --- Overhead --------------------------------------------------------------------------------
@@ -156,7 +165,7 @@ def main() -> None:
     torch.set_num_threads(1)
     tables = {
         "batch_throughput": (
-            ["Method", "Way", "Seconds", "Items/s", "Times as fast", "GPU used"],
+            ["Method", "Way", "Seconds", "Processor s", "Items/s", "Times as fast", "GPU used"],
             throughput(
                 args.count or (6 if args.quick else 256), 4 if args.quick else None, args.device,
                 3 if args.quick else None,
