@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from gprior.batch import (
     Settings,
     Worker,
     devices_of,
+    engines,
     in_words,
     interruptible,
     places,
@@ -448,24 +449,46 @@ def test_a_result_that_two_workers_have_is_written_once(linear, A, items, tmp_pa
     assert not one.folder.tokens() and not list(one.folder.parts.iterdir())
 
 
-@pytest.mark.parametrize("engine", ["processes", "threads"])
+@pytest.mark.parametrize("engine", ["processes", "threads", "pool"])
 def test_two_workers_share_the_items(tiny_prior, tmp_path, engine):
     prior = tiny_prior(16, 1, 0)
+    known, shared = prior.statistics, [p.is_shared() for p in prior.parameters()]
     A = Downsampling(prior.image_shape, 2)
     items = [gprior.Item(f"i{k}", y, seed=k) for k, y in enumerate(A(prior.sample(6, seed=2)))]
     call = {"out": tmp_path / "out", "max_batch": 2, "steps": 3, "workers": 2, "patience": 5}
-    if engine == "threads":
-        with ThreadPoolExecutor(2) as pool:
+    if engine != "processes":
+        spawn = multiprocessing.get_context("spawn")
+        kinds = {"threads": ThreadPoolExecutor(2), "pool": ProcessPoolExecutor(2, spawn)}
+        with kinds[engine] as pool:
             done = answers(gprior.solve_many(items, A, prior, "csgm", engine=pool, **call))
     else:
         done = answers(gprior.solve_many(items, A, prior, "csgm", **call))
     assert same(done, one_by_one(items, A, prior, "csgm", steps=3))
     assert not Folder(tmp_path / "out").tokens()
+    # The prior is as it was: other processes got a copy of its weights.
+    assert prior.statistics == known != {}
+    assert [p.is_shared() for p in prior.parameters()] == shared
 
 
-def test_what_does_not_pickle_is_refused(linear, items, tmp_path):
-    with pytest.raises(InputError, match="that pickle"):
-        list(gprior.solve_many(items, lambda x: x.flatten(1)[:, :20], linear, "csgm", workers=2))
+def test_items_that_are_done_while_workers_start_are_yielded(linear, A, items, monkeypatch):
+    def at_once(engine, job, folder, *rest):
+        list(Worker(job, folder).run())
+        return engines.Submitted(ThreadPoolExecutor(1), job, folder, [], Settings())
+
+    monkeypatch.setattr(engines, "start", at_once)
+    done = gprior.solve_many(items, A, linear, "csgm", workers=2, **QUICK)
+    assert [one.id for one in done] == [item.id for item in items]
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_what_does_not_pickle_is_refused(linear, items, pool):
+    with ProcessPoolExecutor(1) as executor, pytest.raises(InputError, match="that pickle"):
+        engine = executor if pool else "local"
+        list(
+            gprior.solve_many(
+                items, lambda x: x.flatten(1)[:, :20], linear, "csgm", workers=2, engine=engine
+            )
+        )
 
 
 def solve_slowly(items, A, prior, out, wait):

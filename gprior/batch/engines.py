@@ -9,14 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from gprior.batch.folder import Folder, names
-from gprior.batch.processes import Processes
+from gprior.batch.processes import Processes, packed
 from gprior.batch.worker import Job, Settings, Worker, work
 from gprior.checks import InputError, InputTypeError, integer
 
@@ -143,8 +143,9 @@ class Submitted:
         places: Sequence[str],
         settings: Settings,
     ) -> None:
+        kept = packed(job) if isinstance(executor, ProcessPoolExecutor) else job
         self._futures: list[Future[str]] = [
-            executor.submit(work, job, folder.path, place, settings) for place in places
+            executor.submit(work, kept, folder.path, place, settings) for place in places
         ]
 
     def working(self) -> bool:
@@ -177,10 +178,11 @@ def run(
     address: str | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[str, None, list[str]]:
-    """Do the items of a folder, and yield the name of each that is done or failed.
+    """Do the items of a folder, and yield the name of each that is done or failed, once.
 
-    One local worker is this process. The other parameters are those of `start`; when ``stop`` is
-    set, the workers end their steps, give their items back and leave.
+    Those of earlier runs come first. One local worker is this process. The other parameters are
+    those of `start`; when ``stop`` is set, the workers end their steps, give their items back and
+    leave.
 
     Returns
     -------
@@ -188,9 +190,10 @@ def run(
         What made workers leave early, in words.
     """
     stop = stop or threading.Event()
+    seen = ended(folder, job.items)
+    yield from sorted(seen)
     if engine == "local" and len(devices) * workers == 1:
         worker = Worker(job, folder, devices[0], settings, stop)
-        seen = ended(folder, job.items)
         for item in worker.run():
             if item not in seen:
                 seen.add(item)
@@ -199,7 +202,7 @@ def run(
         return [worker.full] if worker.full else []
     crew = start(engine, job, folder, devices, workers, settings, address)
     try:
-        yield from follow(folder, job.items, crew, stop)
+        yield from follow(folder, job.items, crew, stop, seen)
     except KeyboardInterrupt:
         crew.stop(at_once=True)
         raise
@@ -215,10 +218,9 @@ def ended(folder: Folder, items: Sequence[str]) -> set[str]:
 
 
 def follow(
-    folder: Folder, items: Sequence[str], crew: Crew, stop: threading.Event
+    folder: Folder, items: Sequence[str], crew: Crew, stop: threading.Event, seen: set[str]
 ) -> Iterator[str]:
-    """Yield the items as workers finish them, or as they fail, until no worker is needed."""
-    seen = ended(folder, items)
+    """Yield the items, but those seen before, as workers finish them, or as they fail."""
     working = True
     while working:
         # Asked before the look, which so sees all that they did. A worker that is still starting

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gprior.batch.engines import check_engine, devices_of, ended, run
+from gprior.batch.engines import check_engine, devices_of, run
 from gprior.batch.folder import Folder
 from gprior.batch.items import as_items
 from gprior.batch.job import SolveJob
@@ -164,8 +164,6 @@ def _solved(
 ) -> Iterator[Solved]:
     """Yield the items, first those that are done."""
     try:
-        for item in sorted(ended(folder, job.items)):
-            yield _result(folder, item, temporary is not None)
         try:
             while True:
                 try:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +17,7 @@ from gprior.batch.folder import Folder
 from gprior.batch.worker import Job, Settings, work
 from gprior.checks import InputError
 
-__all__ = ["Processes", "interruptible"]
+__all__ = ["Processes", "interruptible", "packed"]
 
 
 class Processes:
@@ -25,18 +26,12 @@ class Processes:
     def __init__(self, job: Job, folder: Folder, places: Sequence[str], settings: Settings) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would break CUDA and threads
         self._stop, self._said = context.Event(), context.SimpleQueue()
-        arguments = [(job, folder, place, settings, self._stop, self._said) for place in places]
+        kept = packed(job)
+        arguments = [(kept, folder, place, settings, self._stop, self._said) for place in places]
         self._processes = [context.Process(target=_process, args=a) for a in arguments]
-        try:
-            for process in self._processes:
-                process.start()
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            self._processes = [p for p in self._processes if p.pid is not None]
-            self.stop()
-            raise InputError(
-                f"workers in other processes need an A, a prior and items that pickle: {error}; "
-                "use workers=1, or functions and classes of a module"
-            ) from error
+        # A start waits until the new process reads the job, so they start side by side.
+        with ThreadPoolExecutor(len(places)) as starters:
+            list(starters.map(multiprocessing.process.BaseProcess.start, self._processes))
 
     def working(self) -> bool:
         """Return whether at least one of them is at work."""
@@ -61,8 +56,28 @@ class Processes:
                 process.terminate()
 
 
+def packed(job: Job) -> bytes:
+    """Return a job as bytes for `gprior.batch.worker.work` in another process.
+
+    The pickler of `multiprocessing` would move the weights of the user's prior into shared memory,
+    which is small in many containers, and the prior would forget what was measured on it.
+
+    Raises
+    ------
+    InputError
+        If a part of the job does not pickle.
+    """
+    try:
+        return pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"workers in other processes need an A, a prior and items that pickle: {error}; "
+            "use workers=1, or functions and classes of a module"
+        ) from error
+
+
 def _process(
-    job: Job, folder: Folder, place: str, settings: Settings, stop: Any, said: Any
+    job: bytes, folder: Folder, place: str, settings: Settings, stop: Any, said: Any
 ) -> None:
     """Work in a process of its own, which leaves the first Ctrl-C to its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

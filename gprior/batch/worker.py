@@ -6,6 +6,7 @@ A worker knows nothing about measurements or files. These are the matter of its 
 from __future__ import annotations
 
 import errno
+import pickle
 import secrets
 import shutil
 import threading
@@ -254,8 +255,15 @@ class Worker:
         return True
 
 
-def work(job: Job, path: Path, device: str, settings: Settings, stop: Any = None) -> str:
+def work(job: Job | bytes, path: Path, device: str, settings: Settings, stop: Any = None) -> str:
     """Work in this process until no item is left.
+
+    Parameters
+    ----------
+    job : Job or bytes
+        What to do, or its pickle, which the process that started this one made.
+    path, device, settings, stop
+        See `Worker`.
 
     Returns
     -------
@@ -264,6 +272,7 @@ def work(job: Job, path: Path, device: str, settings: Settings, stop: Any = None
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    job = pickle.loads(job) if isinstance(job, bytes) else job
     worker = Worker(job, Folder(path), device, settings, stop)
     for _ in worker.run():
         pass
