@@ -14,13 +14,13 @@ from scipy.sparse.linalg import aslinearoperator
 
 import gprior
 from gprior.operators import Downsampling, Masking, PartialCirculant
+from gprior.priors.styles import moments
 from gprior.problem import build_problem
 from gprior.randomness import normal
 from gprior.search.correction import correct, sees_all
 from gprior.search.linear import LinearRows
 from gprior.search.residuals import misfit, observed, response, trust
 from gprior.search.tv import gradient, gradient_adjoint, minimise_tv, total_variation
-from gprior.solvers.styles import moments
 from gprior.training import phantoms
 
 DOUBLE = torch.float64

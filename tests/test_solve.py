@@ -278,7 +278,7 @@ def test_regularizers_are_those_of_the_paper(name, prior, scene):
     result = run(y, A, prior, name)
     u = result.latents
     w_bar = prior.w_avg
-    from gprior.solvers.styles import spread
+    from gprior.priors.styles import spread
 
     s = spread(prior)
     reference = (prior.mapping(torch.randn(50_000, 8, dtype=DOUBLE))[:, 0] - w_bar).square().mean()

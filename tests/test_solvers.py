@@ -205,8 +205,8 @@ def test_lbfgs_stops_at_the_noise(prior):
 
 def test_heads_of_sphinx_are_functions_of_z(prior):
     """The code is the mean over draws; its loss is reported; the spread is what it says."""
+    from gprior.priors.styles import spread
     from gprior.solvers.sphinx import StyleHead
-    from gprior.solvers.styles import spread
 
     A = PartialCirculant(prior.image_shape, m=0.5)
     y = A(prior.sample(2, seed=3))

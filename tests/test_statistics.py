@@ -18,11 +18,11 @@ from gprior.distances import FeatureDistance, choose, median_distance
 from gprior.distances.choice import discriminator_unit, unit_of
 from gprior.operators import Masking
 from gprior.priors import BigGAN, view_of
+from gprior.priors.styles import spread
 from gprior.search import AfterBlock
 from gprior.solvers.ilo import typical
 from gprior.solvers.placement import Transformed, usual_box
 from gprior.solvers.pnorm import moments
-from gprior.solvers.styles import spread
 
 
 @pytest.fixture(autouse=True)

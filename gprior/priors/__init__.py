@@ -34,6 +34,11 @@ from gprior.priors.stylegan2_layers import (
     fold_ as fold_,
     ready_ as ready_,
 )
+from gprior.priors.styles import (
+    moments as moments,
+    samples_by_class as samples_by_class,
+    spread as spread,
+)
 from gprior.priors.wrapped import Wrapped as Wrapped
 
 __all__ = [

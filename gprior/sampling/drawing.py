@@ -17,14 +17,22 @@ from gprior.problem import Problem, build_problem
 from gprior.randomness import in_plain_mode
 from gprior.result import by_image
 from gprior.sampling.evidence import classes_by_evidence
-from gprior.sampling.gauss_newton import Descent, curvature_of_latents
 from gprior.sampling.hmc import hamiltonian, split_r_hat
-from gprior.sampling.latents import Latents, latents_for
+from gprior.sampling.latents import latents_for
 from gprior.sampling.noise import draw_noise, estimate_noise, with_noise_model
 from gprior.sampling.rto import Settings, go_on, perturbed, randomize_then_optimize
 from gprior.sampling.samples import Posterior
-from gprior.sampling.target import Target
-from gprior.search import Variables, Watch, correct, join, misfit
+from gprior.search import (
+    Descent,
+    Latents,
+    Target,
+    Variables,
+    Watch,
+    correct,
+    curvature_of_latents,
+    join,
+    misfit,
+)
 from gprior.solvers import plausibility
 
 __all__ = ["posterior"]
@@ -253,7 +261,7 @@ class Sampler:
         """Return the last states of chains, (R, n), and their R-hat, (B,)."""
         settings = self.settings
         target = replace(target, centre=torch.zeros_like(target.centre))
-        mass = curvature_of_latents(target, found.u, found.curvature)
+        mass = curvature_of_latents(target, found)
         chains = hamiltonian(
             target, found.u, mass, settings.warmup, settings.draws, settings.leapfrog
         )

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from gprior.problem import Problem
 from gprior.randomness import uniform
-from gprior.sampling.gauss_newton import curvature_of_latents, descend
-from gprior.sampling.latents import Latents
 from gprior.sampling.rto import Settings, search_from_draws
-from gprior.sampling.target import Target
-from gprior.search import Watch
+from gprior.search import Latents, Target, Watch, curvature_of_latents, descend
 
 __all__ = ["MOST_CLASSES", "classes_by_evidence", "log_evidence"]
 
@@ -46,7 +43,7 @@ def log_evidence(
     target = Target(many, latents, start, torch.zeros_like(u), torch.ones_like(u), at_once)
     pairs = rows * C + label  # rows of one image and class share their curvature
     found = descend(target, u, pairs, settings.rounds, settings.newton)
-    H = curvature_of_latents(target, found.u, found.curvature)
+    H = curvature_of_latents(target, found)
     evidence = -found.objective - 0.5 * torch.logdet(H)
     return evidence.view(B, C, TRIES).amax(2), (cost + found.evaluations).view(B, -1).sum(1)
 

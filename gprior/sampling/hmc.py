@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from gprior.randomness import Key, normal, uniform
-from gprior.sampling.gauss_newton import pulled_back
-from gprior.sampling.target import Target
+from gprior.search import Target, pulled_back
 
 __all__ = ["Chains", "hamiltonian", "split_r_hat"]
 

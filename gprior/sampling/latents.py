@@ -1,103 +1,21 @@
-"""Which latents are sampled, and how a generator is divided for Gauss-Newton steps.
-
-A style generator is G(u) = S(M(u)): a small mapping network M and a large synthesis network S. M is
-far from linear, but costs nothing. S is nearly linear over the distances that matter, but
-expensive. So the steps of `gprior.sampling.gauss_newton` linearise S alone, in the code v = M(u).
-"""
+"""Which latents are sampled."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.priors import Prior
-from gprior.search import Variables
-from gprior.solvers import Auto, moments, samples_by_class
+from gprior.priors import Prior, moments, samples_by_class
+from gprior.search import Direct, Latents, Variables, latents_of_z, scale
+from gprior.solvers import Auto
 
-__all__ = ["Deviations", "Direct", "Latents", "ThroughStyles", "latents_for"]
+__all__ = ["Deviations", "latents_for", "principal_axes"]
 
 SPACES = ("z", "w+")
 COMPONENTS = 16  # of the deviation of a layer: they have 80 % of the variance of the styles
-
-
-class Latents(Protocol):
-    """Latents u (R, n) with the prior distribution N(0, diag(s²)).
-
-    Attributes
-    ----------
-    prior : Prior
-        The generator.
-    sweeps : int
-        How often s is found from the samples and they are drawn again; 0 where it is known.
-    """
-
-    prior: Prior
-    sweeps: int
-
-    def begin(self, start: Variables) -> Tensor:
-        """Return u (R, n) at a starting point with ``z`` and, where there are classes, ``c``."""
-
-    def code(self, u: Tensor, start: Variables) -> Tensor:
-        """Return the code v = M(u), (R, m), cheaply and with gradients."""
-
-    def inputs(self, code: Tensor, start: Variables) -> dict[str, Any]:
-        """Return the prior's inputs for a code."""
-
-    def unit(self, start: Variables) -> Tensor:
-        """Return a typical size of the entries of a code, (R, 1) or (R, m)."""
-
-    def spread(self, u: Tensor, image: Tensor) -> Tensor:
-        """Return s (R, n) for samples u of the images of these numbers, (R,)."""
-
-    def keep(self, u: Tensor, start: Variables) -> Variables:
-        """Return the latents by the names of ``Result.latents``."""
-
-
-class Direct(Latents):
-    """z of any generator, which is its own code."""
-
-    sweeps = 0
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior = prior
-
-    def begin(self, start: Variables) -> Tensor:
-        return start["z"]
-
-    def code(self, u: Tensor, start: Variables) -> Tensor:
-        return u
-
-    def inputs(self, code: Tensor, start: Variables) -> dict[str, Any]:
-        return self.keep(code, start)
-
-    def unit(self, start: Variables) -> Tensor:
-        return torch.ones_like(start["z"][:, :1])
-
-    def spread(self, u: Tensor, image: Tensor) -> Tensor:
-        return torch.ones_like(u)
-
-    def keep(self, u: Tensor, start: Variables) -> Variables:
-        return {"z": u, **({"c": start["c"]} if "c" in start else {})}
-
-
-class ThroughStyles(Direct):
-    """z of a generator with styles. The code is w, the same for all layers."""
-
-    def __init__(self, prior: Prior, num_ws: int) -> None:
-        super().__init__(prior)
-        self.num_ws = num_ws
-
-    def code(self, u: Tensor, start: Variables) -> Tensor:
-        return self.prior.mapping(u, start.get("c"))[:, 0]
-
-    def inputs(self, code: Tensor, start: Variables) -> dict[str, Any]:
-        return {"ws": code[:, None].expand(-1, self.num_ws, -1)}
-
-    def unit(self, start: Variables) -> Tensor:
-        return scale(self.prior, start)[1]
 
 
 class Deviations(Direct):
@@ -167,15 +85,6 @@ def principal_axes(prior: Prior) -> Tensor:
     return core.statistic("principal_axes_of_w", compute)
 
 
-def scale(prior: Prior, start: Variables) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviations of w in the class of each row, (R, w_dim)."""
-    mean, spread = moments(prior)
-    if "c" in start:
-        return start["c"] @ mean, start["c"] @ spread
-    rows = len(start["z"])
-    return mean.expand(rows, -1), spread.expand(rows, -1)
-
-
 @torch.no_grad()
 def latents_for(prior: Prior, space: str) -> Latents:
     """Return the latents of a space, ``"z"`` or ``"w+"``.
@@ -193,13 +102,9 @@ def latents_for(prior: Prior, space: str) -> Latents:
         raise InputError(
             "posterior samples need a known phase: leave phase_size out of prior.adapt"
         )
+    if space == "z":
+        return latents_of_z(prior)
     if "w" not in prior.inputs:
-        if space == "w+":
-            raise InputError("space='w+' needs a prior with styles; take space='z'")
-        return Direct(prior)
-    z = prior.draw([(0, "layers")])
-    ws = prior.mapping(z, prior.classes(0, 1) if prior.c_dim else None)
-    if space == "w+":
-        return Deviations(prior, ws.shape[1])
-    shared = ws.ndim == 3 and bool((ws == ws[:, :1]).all())
-    return ThroughStyles(prior, ws.shape[1]) if shared else Direct(prior)
+        raise InputError("space='w+' needs a prior with styles; take space='z'")
+    ws = prior.mapping(prior.draw([(0, "layers")]), prior.classes(0, 1) if prior.c_dim else None)
+    return Deviations(prior, ws.shape[1])

@@ -11,10 +11,7 @@ from torch import Tensor
 from gprior.checks import InputError
 from gprior.problem import Leaves, Problem, entries
 from gprior.randomness import normal
-from gprior.sampling.gauss_newton import descend
-from gprior.sampling.latents import Latents
-from gprior.sampling.target import Target
-from gprior.search import Objective, profile_likelihood, starting_point
+from gprior.search import Latents, Objective, Target, descend, profile_likelihood, starting_point
 
 __all__ = ["draw_noise", "estimate_noise", "with_noise_model"]
 
@@ -83,22 +80,20 @@ def estimate_noise(
 ) -> tuple[Problem, Tensor]:
     """Return the rows with the noise level at which the most probable latents explain y.
 
-    The level falls from the size of y to that of the residual, in a few rounds of Gauss-Newton
-    steps. Rows of one image get the least level of them. Also return the evaluations, (R,).
+    The level follows the residual in a few rounds of Gauss-Newton steps. Rows of one image get the
+    least level of them. Also return the evaluations, (R,).
     """
     zero = [torch.zeros_like(leaf) for leaf in problem.y]
-    size = problem.mean_square(zero, problem.fit).sqrt().clamp_min(1e-12)
+    least = 1e-5 * problem.mean_square(zero, problem.fit).sqrt().clamp_min(1e-12)
     objective = Objective(profile_likelihood(1.0, ""))
     start, cost = starting_point(problem, objective, f"best-of:{candidates}", at_once)
     u = latents.begin(start)
-    problem = replace(problem, noise_std=size.to(problem.noise_std))
-    for _ in range(ROUNDS):
-        target = Target(problem, latents, start, torch.zeros_like(u), torch.ones_like(u), at_once)
-        found = descend(target, u, problem.image, 1, 4)
-        u, cost = found.u, cost + found.evaluations
-        problem = replace(problem, noise_std=_residual(target, u).clamp_min(1e-5 * size))
-    level = torch.stack([problem.noise_std[problem.image == i].amin() for i in problem.image])
-    return replace(problem, noise_std=level), cost
+    problem = replace(problem, noise_std=least.to(problem.noise_std))
+    target = Target(problem, latents, start, torch.zeros_like(u), torch.ones_like(u), at_once)
+    found = descend(target, u, problem.image, ROUNDS, 4, follow=True)
+    level = torch.maximum(found.mean_square.sqrt(), least.to(u)).to(problem.noise_std)
+    level = torch.stack([level[problem.image == i].amin() for i in problem.image])
+    return replace(problem, noise_std=level), cost + found.evaluations
 
 
 @torch.no_grad()

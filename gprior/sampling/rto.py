@@ -24,10 +24,21 @@ from torch import Tensor
 
 from gprior.problem import Problem
 from gprior.randomness import normal
-from gprior.sampling.gauss_newton import Descent, descend
-from gprior.sampling.latents import Latents
-from gprior.sampling.target import Target, likelihood_term, prior_term
-from gprior.search import Adam, Objective, Variables, Watch, Z, minimise, starting_point
+from gprior.search import (
+    Adam,
+    Descent,
+    Latents,
+    Objective,
+    Target,
+    Variables,
+    Watch,
+    Z,
+    descend,
+    likelihood_term,
+    minimise,
+    prior_term,
+    starting_point,
+)
 from gprior.solvers import cosine
 
 __all__ = ["Settings", "perturbed", "randomize_then_optimize", "search_from_draws"]
@@ -150,7 +161,7 @@ def redo(target: Target, descent: Descent, settings: Settings) -> tuple[Descent,
     part = descend(target.take(rows), u[rows], image[rows], settings.rounds, settings.newton)
     u[rows] = part.u
     values = {"u": u, "evaluations": cost}
-    for name in ("objective", "converged", "curvature"):
+    for name in ("objective", "mean_square", "converged", "curvature"):
         whole = getattr(descent, name).clone()
         whole[rows] = getattr(part, name)
         values[name] = whole

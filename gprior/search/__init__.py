@@ -5,6 +5,14 @@ from __future__ import annotations
 from gprior.search.bounds import Bound, Box, L1Ball, Simplex, Sphere
 from gprior.search.correction import Corrected, correct
 from gprior.search.evolution import CSA, CMAPackage, Fixed, Sampler, population_size
+from gprior.search.gauss_newton import (
+    Descent as Descent,
+    curvature_of_latents as curvature_of_latents,
+    descend as descend,
+    minimise_model as minimise_model,
+    nearest as nearest,
+    pulled_back as pulled_back,
+)
 from gprior.search.latent_spaces import (
     AfterBlock,
     Auxiliary,
@@ -18,6 +26,13 @@ from gprior.search.latent_spaces import (
     ZClass,
     ZEmbedding,
     ZPlus,
+)
+from gprior.search.latents import (
+    Direct as Direct,
+    Latents as Latents,
+    ThroughStyles as ThroughStyles,
+    latents_of_z as latents_of_z,
+    scale as scale,
 )
 from gprior.search.lbfgs import minimise_by_lbfgs
 from gprior.search.loop import Outcome, Watch, judgements, minimise
@@ -43,7 +58,7 @@ from gprior.search.residuals import (
     root_mean_square as root_mean_square,
     trust,
 )
-from gprior.search.rows import Variables, join as join, take as take
+from gprior.search.rows import Variables, copy as copy, join as join, put as put, take as take
 from gprior.search.space import Space, Step, inputs_of
 from gprior.search.start import (
     LATENTS,
@@ -53,6 +68,11 @@ from gprior.search.start import (
     latents_of,
     starting_point,
     tried as tried,
+)
+from gprior.search.target import (
+    Target as Target,
+    likelihood_term as likelihood_term,
+    prior_term as prior_term,
 )
 
 __all__ = [

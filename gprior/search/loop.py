@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import cast
+from math import nan
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gprior.priors import HasPhase
 from gprior.problem import Problem
@@ -48,6 +50,15 @@ class Watch:
     def after(self, step: int, rows: Tensor, loss: Tensor, image: Tensor) -> bool:
         """Report a step; return whether the rows go on."""
         return self.callback is None or self.callback(step, rows, loss, image) is not False
+
+    def take(self, rows: Tensor) -> Watch:
+        """Return the watch of a search of some of the rows."""
+        whole = self.callback
+        if whole is None:
+            return self
+        return replace(
+            self, callback=lambda step, own, *seen: whole(step, rows.to(own)[own], *seen)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,18 +99,29 @@ class Outcome:
     start: Variables
     diagnostics: Variables
 
-    def rows(self) -> dict[str, object]:
+    def rows(self) -> dict[str, Any]:
         """Return the fields, as rows that `gprior.search.rows` can take and join."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def take(self, rows: Tensor) -> Outcome:
         """Return some of the rows."""
-        return Outcome(**take(self.rows(), rows))  # type: ignore[arg-type]
+        return Outcome(**take(self.rows(), rows))
 
     @classmethod
     def join(cls, parts: Sequence[Outcome]) -> Outcome:
-        """Return the rows of all parts, one part after the other."""
-        return cls(**join([part.rows() for part in parts]))  # type: ignore[arg-type]
+        """Return the rows of all parts, one part after the other.
+
+        Histories of different length are filled with NaN.
+        """
+        steps = max(part.history.shape[1] for part in parts)
+        filled = [
+            {
+                **part.rows(),
+                "history": pad(part.history, (0, steps - len(part.history[0])), value=nan),
+            }
+            for part in parts
+        ]
+        return cls(**join(filled))
 
 
 def minimise(

@@ -19,7 +19,6 @@ from gprior.solvers.registry import SOLVERS, find_solver, name_of
 from gprior.solvers.robust import Robust
 from gprior.solvers.simulation import plausibility
 from gprior.solvers.sphinx import SPHInX
-from gprior.solvers.styles import moments as moments, samples_by_class as samples_by_class
 
 __all__ = [
     "BRGM",

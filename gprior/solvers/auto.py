@@ -16,12 +16,16 @@ layers and d_l belongs to one layer. The objective has no weight to set ::
 - Images in range have d = 0. The last term is the same construction for the n numbers of d: it
   binds a small d tightly, and it gives way if the image needs a large one.
 
-Two stages of Adam minimise it, each with a step size that falls to 2 % as a cosine:
+It is minimised in two stages:
 
-1. κ = 2, from w̄. What the best image then leaves of y tells how far the prior is to be trusted: t
-   is 1 if it is noise, and inversely proportional to it if it is much more, see
-   `gprior.search.residuals`.
-2. κ = 2 / t², at most 64: the less the prior is to be trusted, the less it binds the search.
+1. Adam with κ = 2, from w̄, with a step size that falls to 2 % as a cosine. What the best image then
+   leaves of y tells how far the prior is to be trusted: t is 1 if it is noise, and inversely
+   proportional to it if it is much more, see `gprior.search.residuals`.
+2. Where t is small, Adam goes on with κ = 2 / t², at most 64: the less the prior is to be trusted,
+   the less it binds the search. Where t is large, the image is probably in range, which is the
+   image of the mapping network. Gauss-Newton steps in z find it there, see
+   `gprior.search.gauss_newton`: a few of them come nearer than Adam in any number of steps. Where
+   they leave too much of y after all, Adam takes what steps are left.
 
 The image of the search is then corrected, see `gprior.search.correction`, with the prior weight
 that follows from t.
@@ -41,7 +45,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gprior.priors import Prior
+from gprior.priors import Prior, moments
 from gprior.problem import Problem
 from gprior.search import (
     Adam,
@@ -59,10 +63,11 @@ from gprior.search import (
     profile_likelihood,
     response,
     root_mean_square,
+    take,
     trust,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import moments
+from gprior.solvers.in_range import search_in_range
 
 __all__ = ["Auto"]
 
@@ -94,7 +99,7 @@ class Auto(Solver):
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
     has_perceptual: ClassVar[bool] = False
     correction: ClassVar[str | None] = "auto"
-    steps: int | tuple[int, ...] = (120, 180)
+    steps: int | tuple[int, ...] = (100, 200)
     init: Init = "mean"
     perceptual: bool = False
     likelihood: float = 2.0
@@ -116,17 +121,28 @@ class Auto(Solver):
         objective = Objective(profile_likelihood(self.likelihood, WEIGHT), *prior_terms)
         start, cost = self.starting_point(problem, objective, space)
         first, second = self.stages
+        adam, late = (Adam(lr, schedule=cosine) for lr in (self.lr, self.lr_late))
         if first:
-            adam, blind = Adam(self.lr, schedule=cosine), problem.without_held_out()
+            blind = problem.without_held_out()
             outcome = minimise(blind, space, objective, start, first, adam, watch)
             belief = self._belief(problem, outcome.image, first)
+            outcome, belief, left = search_in_range(
+                blind, outcome, belief, second, self.max_batch, watch
+            )
             release = (1 / belief.square()).clamp_max(self.most / self.likelihood)
             start = {**outcome.start, **outcome.code, WEIGHT: release}
-        if second:
-            earlier = outcome if first else None
-            adam = Adam(self.lr_late, schedule=cosine)
-            outcome = minimise(problem, space, objective, start, second, adam, watch, earlier)
-        if not first:
+            parts = rows_by(left) if second else []
+            ends = [
+                minimise(
+                    problem.take(rows), space, objective, take(start, rows), steps, late,
+                    watch.take(rows), outcome.take(rows),
+                )
+                for steps, rows in parts
+            ]  # fmt: skip
+            if parts:
+                outcome = Outcome.join(ends).take(torch.cat([rows for _, rows in parts]).argsort())
+        else:
+            outcome = minimise(problem, space, objective, start, second, late, watch)
             belief = self._belief(problem, outcome.image, second)
         diagnostics = {**outcome.diagnostics, "trust": belief}
         return replace(outcome, evaluations=outcome.evaluations + cost, diagnostics=diagnostics)
@@ -185,6 +201,16 @@ class SharedStyles(Space):
         if "c" in start:
             return start["c"] @ mean, start["c"] @ spread
         return mean.expand(rows, -1), spread.expand(rows, -1)
+
+
+def rows_by(steps: Tensor) -> list[tuple[int, Tensor]]:
+    """Return each number of steps that occurs, and the rows that have it.
+
+    >>> rows_by(torch.tensor([9, 0, 9]))
+    [(0, tensor([1])), (9, tensor([0, 2]))]
+    """
+    numbers = sorted(set(steps.tolist()))
+    return [(n, (steps == n).nonzero()[:, 0]) for n in numbers]
 
 
 def cosine(t: float) -> float:

@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.priors import spread
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -55,7 +56,6 @@ from gprior.search import (
     perceptual,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import spread
 
 __all__ = ["BRGM"]
 

@@ -18,7 +18,7 @@ from operator import and_
 from typing import Any, ClassVar, cast
 
 from gprior.checks import InputError
-from gprior.priors import HasFilters, Prior
+from gprior.priors import HasFilters, Prior, spread
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -41,7 +41,6 @@ from gprior.search import (
     perceptual,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import spread
 
 __all__ = ["Latent"]
 

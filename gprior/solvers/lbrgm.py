@@ -48,6 +48,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gprior.checks import InputError
+from gprior.priors import spread
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -64,7 +65,6 @@ from gprior.search import (
     perceptual,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import spread
 
 __all__ = ["LBRGM"]
 

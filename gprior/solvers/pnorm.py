@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.priors import Prior
+from gprior.priors import Prior, samples_by_class
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -49,7 +49,6 @@ from gprior.search import (
     perceptual,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import samples_by_class
 
 __all__ = ["PNorm"]
 

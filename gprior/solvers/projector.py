@@ -26,6 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gprior.priors import spread
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -44,7 +45,6 @@ from gprior.search import (
     perceptual,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import spread
 from gprior.solvers.terms import noise_autocorrelation, trapezoid
 
 __all__ = ["Projector"]

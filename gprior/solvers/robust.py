@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.priors import HasFilters
+from gprior.priors import HasFilters, spread
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -52,7 +52,6 @@ from gprior.search import (
     rate,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import spread
 
 __all__ = ["Robust"]
 

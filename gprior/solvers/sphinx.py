@@ -59,7 +59,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.priors import HasContent, Prior
+from gprior.priors import HasContent, Prior, spread
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -78,7 +78,6 @@ from gprior.search import (
     perceptual,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.styles import spread
 from gprior.solvers.terms import trapezoid
 
 __all__ = ["SPHInX"]

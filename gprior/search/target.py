@@ -1,4 +1,4 @@
-"""The density that is sampled: the posterior of the latents, each row for itself."""
+"""The posterior of the latents: what Gauss-Newton steps maximise and `posterior` samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gprior.problem import Leaves, Problem
-from gprior.sampling.latents import Latents
-from gprior.search import Iterate, Term, Variables, take
+from gprior.search.latents import Latents
+from gprior.search.objective import Iterate, Term
+from gprior.search.rows import Variables, take
 
 __all__ = ["Target", "likelihood", "likelihood_term", "prior_term"]
 

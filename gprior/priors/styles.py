@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gprior.priors import Prior
+from gprior.priors.prior import Prior
 
 __all__ = ["moments", "samples_by_class", "spread"]
 
