@@ -21,6 +21,7 @@ from gprior.search.correction import correct, sees_all
 from gprior.search.linear import LinearRows
 from gprior.search.residuals import misfit, observed, response, trust
 from gprior.search.tv import gradient, gradient_adjoint, minimise_tv, total_variation
+from gprior.solvers import in_range
 from gprior.training import phantoms
 
 DOUBLE = torch.float64
@@ -105,6 +106,94 @@ def test_the_trust_tells_images_in_range_from_others():
     belief = found.diagnostics["trust"]
     assert belief[:2].min() > 2 * belief[2:].max()
     assert (found.prior_weight[:2] > found.prior_weight[2:].max()).all()
+
+
+# --- The search in the range of the mapping network
+
+
+def found_rows(result):
+    """Return which rows the Gauss-Newton search has found: all layers have one style."""
+    w = result.latents["w"]
+    return ((w - w[:, :1]).abs().flatten(1).amax(1) < 1e-9).tolist()
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Try the search early: few steps on a random prior come less near than on a trained one."""
+    monkeypatch.setattr(in_range, "TRUSTED", 0.06)
+
+
+def test_half_of_an_image_in_range_is_found():
+    prior = gprior.load_prior("phantom-64")
+    A = Masking(prior.image_shape, "half")
+    x = prior.sample(1, seed=3, label=1)
+    found = gprior.solve(A(x), A, prior, budget=300, label=1)
+    assert found_rows(found) == [True] and float(found.evaluations) <= 300
+    assert (found.generated - x).square().mean() < 10**-3.6  # 36 dB
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("c_dim", [0, 2])
+def test_an_image_in_range_is_found_exactly(tiny_prior, c_dim):
+    prior = tiny_prior(c_dim=c_dim)
+    A = PartialCirculant(prior.image_shape, m=100)
+    label = [1, 0] if c_dim else None
+    x = torch.cat([prior.sample(1, seed=s, label=label and label[s > 1]) for s in (1, 7)])
+    seen = []
+    found = gprior.solve(
+        A(x), A, prior, steps=(40, 120), stop="fixed", label=label,
+        callback=lambda step, rows, loss, image: seen.append((step, rows.tolist(), loss)),
+    )  # fmt: skip
+    assert found_rows(found) == [True, True]
+    assert (found.generated - x).square().mean().sqrt() < 1e-5
+    assert (found.evaluations <= 161).all() and (found.diagnostics["trust"] > 0.99).all()
+    # The latents decode to the image, and the rounds are steps for the callback.
+    ws = {"ws": found.latents["w"], **({"c": found.latents["c"]} if c_dim else {})}
+    torch.testing.assert_close(prior(**ws), found.generated)
+    assert seen[40][:2] == (40, [0, 1]) and seen[41][2].max() < seen[40][2].max()
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_search_in_range_is_the_same_in_any_batch(prior):
+    """Rows that are found, given up or never tried go through the second stage together."""
+    A = PartialCirculant(prior.image_shape, m=100)
+    strange = normal([(0, "strange")], prior.image_shape, prior.like).sigmoid()
+    x = prior.sample(2, seed=5)
+    y = A(torch.cat([x, strange, prior.sample(1, seed=7), x[:1].flip(2)]))
+    options = {"steps": (40, 60), "stop": "fixed"}
+    together = gprior.solve(y, A, prior, seed=[0, 1, 2, 3, 4], **options)
+    alone = [gprior.solve(y[k : k + 1], A, prior, seed=k, **options) for k in range(5)]
+    apart = gprior.Result.join(alone)
+    assert found_rows(together) == found_rows(apart) == [False, True, False, True, False]
+    torch.testing.assert_close(together.x, apart.x)
+    assert together.evaluations.tolist() == pytest.approx(apart.evaluations.tolist())
+    steps = (together.history.isfinite().sum(1) - 40).tolist()
+    assert steps[1] == steps[3] == 0 and 0 < steps[0] < 60 and steps[2] == 60
+    assert (together.evaluations <= 101).all()
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_callback_stops_the_search_in_range(prior):
+    A = PartialCirculant(prior.image_shape, m=100)
+    y, steps = A(prior.sample(1, seed=7)), []
+
+    def callback(step, rows, loss, image):
+        steps.append(step)
+        return step < 40
+
+    gprior.solve(y, A, prior, steps=(40, 60), stop="fixed", callback=callback)
+    assert steps[:41] == list(range(41)) and len(steps) <= 42
+
+
+def test_a_prior_without_styles_is_searched_in_z():
+    weights = normal([(0, "weights")], (64, 6), torch.zeros((), dtype=DOUBLE))[0]
+    prior = gprior.priors.Generator(
+        lambda z: torch.sigmoid(torch.tanh(z) @ weights.T.to(z)).view(-1, 1, 8, 8), 6
+    ).double()
+    A = normal([(1, "A")], (20, 64), torch.zeros((), dtype=DOUBLE))[0]
+    x = prior.sample(2, seed=3)
+    found = gprior.solve(x.flatten(1) @ A.T, A, prior, steps=(40, 60), stop="fixed")
+    assert (found.generated - x).abs().max() < 1e-4
 
 
 # --- The correction

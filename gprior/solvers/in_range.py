@@ -29,7 +29,7 @@ TRUSTED = 0.3  # trust in an image, from which on the search begins
 FOUND = 0.25  # trust in what the search reaches, from which on it has found the image
 # The search is given up where it reaches less than this in the first round, or does not get better
 # by this factor in a later one.
-HOPELESS, BETTER = 0.05, 1.25
+HOPELESS, BETTER = 0.05, 1.1
 STEPS = 4  # with the same curvature: a round
 ROUNDS = 6  # at most; with fewer than two, the search does not begin
 
