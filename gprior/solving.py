@@ -1,4 +1,4 @@
-"""`solve`: measurements, operator and prior in, reconstructions out."""
+"""`solve` and `tune`: measurements, operator and prior in, reconstructions out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.checks import InputError, integer
+from gprior.checks import InputError, InputTypeError, integer
 from gprior.distances import choose
-from gprior.priors import Label, Prior
-from gprior.problem import PerceptualTerm, Problem, build_problem, pseudo_inverse
+from gprior.priors import Label, Prior, TunedWeights
+from gprior.problem import PerceptualTerm, Problem, as_leaves, build_problem, pseudo_inverse
 from gprior.randomness import in_plain_mode
 from gprior.result import Result, by_image
 from gprior.search import (
@@ -27,10 +27,12 @@ from gprior.search import (
     correct,
     latents_of,
     misfit,
+    take,
+    trust_in,
 )
-from gprior.solvers import Solver, find_solver, name_of, plausibility
+from gprior.solvers import Solver, Tuning, find_solver, find_tuning, name_of, plausibility
 
-__all__ = ["solve"]
+__all__ = ["solve", "tune"]
 
 Callback = Callable[[int, Tensor, Tensor, Tensor], Any]
 DEFAULT = "default"  # the correction that belongs to the method
@@ -52,6 +54,7 @@ def solve(
     keep: str = "best",
     init: Any = None,
     correction: str | None = DEFAULT,
+    tune: str | Tuning | None = None,
     check: bool = False,
     foreground: Tensor | None = None,
     seed: int | Sequence[int] = 0,
@@ -107,6 +110,9 @@ def solve(
         the image and of its difference from the generated image, with weights chosen from y.
         ``"tv"`` leaves the generated image out. The default is ``"auto"`` for the method
         ``"auto"`` and None for those of papers. It is skipped if A is not linear.
+    tune : {"pix2latent", "pti"}, Tuning or None
+        Whether to fine-tune the weights of the generator to each image after the search and before
+        the correction: see `gprior.tune`. The budget is that of the search alone.
     check : bool
         Whether to compute `Result.plausibility`, which takes about 3900 evaluations for every
         operator, noise level and label that is new to the prior, and 100 for every image.
@@ -172,6 +178,9 @@ def solve(
         raise InputError(f"correction must be one of {CORRECTIONS}, got {correction!r}")
     if keep not in ("best", "all"):
         raise InputError(f"keep must be 'best' or 'all', got {keep!r}")
+    tuning = None if tune is None else find_tuning(tune)
+    if tuning is not None and keep == "all":
+        raise InputError("tune needs keep='best': pass the result of some images to gprior.tune")
     if budget is not None:
         if "steps" in constants:
             raise InputError("give either budget or steps, not both")
@@ -195,11 +204,184 @@ def solve(
     outcome, at_once = _run(problem, running, progress, callback)
     _warn_of_lost(outcome)
     result = _result(outcome, problem, method, restarts, keep)
+    if tuning is not None:
+        result = _tuned(result, problem, restarts, tuning, progress, callback)
     kind = method.correction if correction == DEFAULT else correction
     result = _corrected(result, problem, restarts, kind, at_once)
     if check:
         result = _checked(result, problem, restarts, at_once)
     return replace(result, seconds=time.perf_counter() - started)
+
+
+@in_plain_mode
+def tune(
+    result: Result,
+    y: Any,
+    A: Any,
+    prior: Prior,
+    method: str | Tuning = "pix2latent",
+    *,
+    noise_std: float | Sequence[float] | Tensor | None = None,
+    stop: str = "auto",
+    correction: str | None = DEFAULT,
+    foreground: Tensor | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+    per_image: Sequence[str] | None = None,
+    **constants: Any,
+) -> Result:
+    """Fine-tune the weights of the generator to each image, from the solution of `solve`.
+
+    Each image has weights of its own, near those of the prior, and the prior stays as it is. The
+    images are tuned one after the other.
+
+    Parameters
+    ----------
+    result : Result
+        From `solve`, with one solution for each image.
+    y, A, prior
+        Those with which ``result`` was found.
+    method : {"pix2latent", "pti"} or Tuning
+        ``"pix2latent"`` moves weights and latents, with a penalty on the change of the weights
+        (Huh et al. 2020, equation 6). ``"pti"`` fixes the latents and has no penalty (Roich et al.
+        2021).
+    noise_std, stop, foreground, per_image
+        As for `solve`, and best the same: with the seeds of the result, the entries that are held
+        out are the same. They decide when the tuning stops and which step is kept.
+    correction : {"default", "auto", "tv"} or None
+        What follows the tuning, as for `solve`. The default is the correction of ``result``.
+    progress : bool
+        Show a progress bar.
+    callback : callable, optional
+        As for `solve`, with one row for each image.
+    **constants
+        Fields of `gprior.solvers.Tuning`, such as ``steps``, ``penalty`` or ``lr``.
+
+    Returns
+    -------
+    Result
+        ``weights`` has the weights of each image, and ``generated`` is what the tuned generators
+        make of ``latents``. Loss, criterion, history and reason are those of the tuning, and
+        ``evaluations`` are those of search and tuning. ``diagnostics["weight change"]`` is the
+        root mean square change of the weights. ``diagnostics["trust"]`` is how far the prior was to
+        be trusted before it was tuned; the correction goes by it, because afterwards the image
+        fits y in any case.
+
+    Raises
+    ------
+    InputTypeError
+        If a constant is misspelt, or ``result`` is no `Result`.
+    InputError
+        If the result is of another prior or number of images, is tuned already, or has several
+        solutions for an image; and as `solve`.
+
+    Warns
+    -----
+    RuntimeWarning
+        If an image met a value that is not finite. It returns its last good weights.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> prior = gprior.load_prior("phantom-64")
+    >>> A = gprior.operators.Downsampling(prior.image_shape, 4)
+    >>> y = A(prior.sample(1, seed=3))
+    >>> result = gprior.solve(y, A, prior, steps=2)
+    >>> tuned = gprior.tune(result, y, A, prior, steps=2)
+    >>> tuned.weights.generator(prior, image=0).image_shape
+    (1, 64, 64)
+    """
+    started = time.perf_counter()
+    if not isinstance(result, Result):
+        raise InputTypeError(f"result must be a gprior.Result, got {type(result).__name__}")
+    tuning = find_tuning(method, constants)
+    if correction not in CORRECTIONS:
+        raise InputError(f"correction must be one of {CORRECTIONS}, got {correction!r}")
+    if result.restarts is not None:
+        raise InputError("result must have one solution for each image: pass result.best()")
+    if result.weights is not None:
+        raise InputError("result is tuned already: pass the result of solve without tune")
+    if as_leaves(y)[0].shape[:1] != (len(result),):
+        raise InputError(
+            f"y must have the {len(result)} images of the result, got shape "
+            f"{tuple(as_leaves(y)[0].shape)}; result.take returns some of the images"
+        )
+    problem = build_problem(
+        y,
+        A,
+        prior,
+        noise_std=noise_std,
+        stop=stop,
+        seed=result.seed,
+        per_image=per_image,
+        foreground=foreground,
+    )
+    _check_origin(result, prior, tuning)
+    tuned = _tuned(result, problem, 1, tuning, progress, callback)
+    kind = result.correction if correction == DEFAULT else correction
+    kind = kind if kind in CORRECTIONS else None
+    tuned = _corrected(tuned, problem, 1, kind, Solver.max_batch)
+    return replace(tuned, seconds=result.seconds + time.perf_counter() - started)
+
+
+def _check_origin(result: Result, prior: Prior, tuning: Tuning) -> None:
+    """Refuse a result of another prior."""
+    rows = torch.arange(len(result), device="cpu").split(Solver.max_batch)  # type: ignore[no-untyped-call]
+    latents = {name: value.to(prior.like) for name, value in result.latents.items()}
+    try:
+        with torch.no_grad():
+            images = torch.cat([tuning.render(prior, take(latents, part)) for part in rows])
+        same = torch.allclose(images, result.generated.to(images), atol=1e-2)
+    except (TypeError, ValueError, RuntimeError):  # the latents do not even fit
+        same = False
+    if not same:
+        raise InputError(
+            "prior must be the one with which the result was found: this one makes other images "
+            "of the latents"
+        )
+
+
+def _tuned(
+    result: Result,
+    problem: Problem,
+    restarts: int,
+    tuning: Tuning,
+    progress: bool,
+    callback: Callback | None,
+) -> Result:
+    """Return the result with generators that are tuned to its images, before the correction."""
+    problem = problem.take(torch.arange(0, len(problem), restarts, device=problem.image.device))
+    like = problem.prior.like
+    start = {name: v.to(like) for name, v in result.latents.items()}
+    belief = result.diagnostics.get("trust")
+    if belief is None:
+        belief = trust_in(problem, result.generated.to(like))
+    term = _perceptual(tuning, problem)
+    problem = replace(problem, latents=start, perceptual=term, maps=None)
+    outcome, _ = _run(problem, tuning, progress, callback)
+    _warn_of_lost(outcome)
+    weights = {k[8:]: v for k, v in outcome.code.items() if k.startswith("weights.")}
+    used = term is not None and "perceptual" in outcome.terms
+    return replace(
+        result,
+        x=outcome.image,
+        generated=outcome.image,
+        latents={k: v for k, v in outcome.code.items() if not k.startswith("weights.")},
+        weights=TunedWeights(problem.prior.digest(), weights),
+        loss=outcome.loss,
+        terms=outcome.terms,
+        criterion=outcome.criterion,
+        history=outcome.history,
+        reason=outcome.reason,
+        evaluations=result.evaluations + outcome.evaluations.to(result.evaluations),
+        stop=[rule.name for rule in problem.rules],
+        diagnostics={**result.diagnostics, **outcome.diagnostics, "trust": belief.to(like)},
+        solver={**result.solver, "tune": tuning.constants()},
+        perceptual=used,
+        features=term.distance.name if term is not None and used else None,
+        correction=None,
+        prior_weight=None,
+    )
 
 
 def _with_label(

@@ -34,6 +34,7 @@ from gprior.priors.stylegan2_layers import (
     fold_ as fold_,
     ready_ as ready_,
 )
+from gprior.priors.tuned import Tunable as Tunable, TunedWeights
 from gprior.priors.wrapped import Wrapped as Wrapped
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Label",
     "Prior",
     "StyleGAN2",
+    "TunedWeights",
 ]
 
 

@@ -27,6 +27,7 @@ from gprior.search.objective import (
     Iterate,
     Objective,
     Term,
+    absolute,
     fidelity,
     perceptual,
     profile_likelihood,
@@ -42,6 +43,7 @@ from gprior.search.residuals import (
     response as response,
     root_mean_square as root_mean_square,
     trust,
+    trust_in as trust_in,
 )
 from gprior.search.rows import Variables, join as join, take as take
 from gprior.search.space import Space, Step, inputs_of
@@ -96,6 +98,7 @@ __all__ = [
     "ZClass",
     "ZEmbedding",
     "ZPlus",
+    "absolute",
     "candidates",
     "check_init",
     "correct",

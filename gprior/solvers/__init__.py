@@ -20,6 +20,7 @@ from gprior.solvers.robust import Robust
 from gprior.solvers.simulation import plausibility
 from gprior.solvers.sphinx import SPHInX
 from gprior.solvers.styles import moments as moments, samples_by_class as samples_by_class
+from gprior.solvers.tuning import TUNINGS, Tuning, find_tuning as find_tuning
 
 __all__ = [
     "BRGM",
@@ -30,6 +31,7 @@ __all__ = [
     "LBRGM",
     "PULSE",
     "SOLVERS",
+    "TUNINGS",
     "AdamSeeds",
     "Auto",
     "BasinCMA",
@@ -43,6 +45,7 @@ __all__ = [
     "Robust",
     "SPHInX",
     "Solver",
+    "Tuning",
     "find_solver",
     "name_of",
     "plausibility",
