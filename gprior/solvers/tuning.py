@@ -38,6 +38,7 @@ Differs from the authors' code
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -71,7 +72,6 @@ from gprior.solvers.transforms import Transformed
 __all__ = ["TUNINGS", "Tuning", "find_tuning"]
 
 WEIGHTS = "weights"  # the first part of the names of weights among the variables
-FIXED = ("c", "transform")
 
 
 @dataclass(frozen=True)
@@ -217,14 +217,13 @@ class WeightsAndLatents(Space):
 def latents_in(code: Variables) -> list[str]:
     """Return the entries of a code that reach the generator and can move."""
     style = {"w"} if "w" in code else {"z", "embedding"}
-    others = ("noise", "content", "phase", "state")
-    return [k for k in code if k in style or k.split(".")[0] in others]
+    others = {"content", "phase"}
+    many = re.compile(r"noise\.\d+|state\.\d+\.0")  # of a state, the features
+    return [name for name in code if name in style | others or many.fullmatch(name)]
 
 
 def mean_square(variables: Variables) -> Tensor:
     """Return the mean square of the differences of weights among variables, (R,)."""
-    weights = [
-        v.reshape(len(v), -1) for k, v in variables.items() if k.startswith(f"{WEIGHTS}.")
-    ]
+    weights = [v.reshape(len(v), -1) for k, v in variables.items() if k.startswith(f"{WEIGHTS}.")]
     squares = torch.stack([w.square().sum(1) for w in weights]).sum(0)
     return squares / sum(w.shape[1] for w in weights)
