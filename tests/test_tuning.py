@@ -59,7 +59,7 @@ def priors(tiny_prior):
 
 def problem_of(prior, n=3, A=None, noise=0.0, **options):
     """Return measurements of other images than those of the prior, A, and a solution."""
-    A = Masking(prior.image_shape, "half") if A is None else A
+    A = Masking(prior.image_shape, "random", keep=0.9) if A is None else A
     truth = prior.sample(n, seed=3, label=1 if prior.c_dim else None)
     y = A(truth.flip(3) * 0.9 + 0.05)
     y = y + noise * torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y)
@@ -83,9 +83,10 @@ def found(tiny_prior):
 @pytest.mark.parametrize("method", TUNINGS)
 def test_the_gradient_is_that_of_finite_differences(method, tiny_prior):
     prior = tiny_prior()
-    y, A, result = problem_of(prior, 2)
+    # Entries that are not fitted enter the perceptual distance as constants: here there are none.
+    y, A, result = problem_of(prior, 2, Masking(prior.image_shape, torch.ones(16, 16)))
     method = replace(TUNINGS[method], penalty=100.0)
-    problem = build_problem(y, A, prior)
+    problem = build_problem(y, A, prior, stop="fixed")
     assert _perceptual(method, problem) is not None
     tunable = Tunable(prior)
     problem = replace(problem, prior=tunable, perceptual=_perceptual(method, problem))
@@ -259,7 +260,7 @@ def test_the_noise_level_ends_the_tuning(tiny_prior):
     y, A, result = problem_of(prior, 2, noise_std=[1e-6, 5.0], stop="discrepancy")
     tuned = gprior.tune(result, y, A, prior, noise_std=[1e-6, 5.0], **SHORT)
     assert tuned.stop == ["discrepancy"] * 2 and tuned.reason == ["steps", "discrepancy"]
-    assert torch.equal(tuned.generated[1], result.generated[1])
+    torch.testing.assert_close(tuned.generated[1], result.generated[1], **CLOSE)
     assert int(tuned.history[1].isfinite().sum()) == 1
     assert float(tuned.criterion[0]) < float(result.criterion[0])
 
@@ -449,6 +450,7 @@ def test_bad_input(found):
         gprior.solve(y, A, prior, Tuning())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # torch's own
 def test_priors_whose_weights_cannot_move():
     matrix = torch.randn(4, 256, generator=torch.Generator().manual_seed(0)).double()
     function = Generator(lambda z: (z @ matrix).view(-1, 1, 16, 16), 4, dtype=torch.float64)

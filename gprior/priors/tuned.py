@@ -174,8 +174,8 @@ class TunedWeights:
         integer("rank", rank, least=1)
         full, left, right = {}, dict(self.left), dict(self.right)
         for name, value in self.full.items():
-            sides = value[0].shape[:1].numel(), value[0, :1].numel()
-            if value.ndim < 3 or rank * sum(sides) >= sides[0] * sides[1]:
+            m, n = value.shape[1:2].numel(), value.shape[2:].numel()
+            if value.ndim < 3 or rank * (m + n) >= m * n:
                 full[name] = value
                 continue
             U, S, V = torch.linalg.svd(value.flatten(2), full_matrices=False)
