@@ -358,7 +358,11 @@ def _tuned(
         belief = trust_in(problem, result.generated.to(like))
     term = _perceptual(tuning, problem)
     problem = replace(problem, latents=start, perceptual=term, maps=None)
-    outcome, _ = _run(problem, tuning, progress, callback)
+
+    def report(step: int, rows: Tensor, *values: Tensor) -> Any:  # row // restarts is the image
+        return None if callback is None else callback(step, rows * restarts, *values)
+
+    outcome, _ = _run(problem, tuning, progress, report)
     _warn_of_lost(outcome)
     weights = {k[8:]: v for k, v in outcome.code.items() if k.startswith("weights.")}
     used = term is not None and "perceptual" in outcome.terms

@@ -210,7 +210,11 @@ def test_solve_tunes_what_it_found(tiny_prior):
     y = A(prior.sample(2, seed=3, label=1).flip(2))
     options = {"steps": 3, "restarts": 2, "seed": [4, 5]}
     tuning = Tuning(**SHORT)
-    found = gprior.solve(y, A, prior, "auto", tune=tuning, **options)
+    seen = []
+    found = gprior.solve(
+        y, A, prior, "auto", tune=tuning, callback=lambda *a: seen.append(a[1].tolist()), **options
+    )
+    assert seen == 3 * [[0, 1, 2, 3]] + 4 * [[0]] + 4 * [[2]]  # row // restarts is the image
     result = gprior.solve(y, A, prior, "auto", **options)
     tuned = gprior.tune(result, y, A, prior, tuning)
     for name in ("x", "generated", "criterion", "misfit", "prior_weight", "evaluations"):
@@ -218,6 +222,17 @@ def test_solve_tunes_what_it_found(tiny_prior):
     assert found.label == tuned.label and found.solver == tuned.solver
     assert found.solver["tune"]["lr"] == 1e-3 and found.correction == "auto"
     assert bool((found.misfit < result.misfit).all()) and not found.perceptual
+
+
+def test_a_deepinv_model_tunes(tiny_prior):
+    prior = tiny_prior()
+    A = Masking(prior.image_shape, "random", keep=0.9)
+    y = A(prior.sample(2, seed=3).flip(2))
+    options = {"steps": 2, "tune": Tuning(**SHORT)}
+    x = gprior.Reconstructor(prior, "csgm", **options)(y, A)
+    torch.testing.assert_close(x, gprior.solve(y, A, prior, "csgm", **options).x, **CLOSE)
+    with pytest.raises(gprior.InputError, match="tune must be None where trainable=True"):
+        gprior.Reconstructor(prior, "csgm", trainable=True, **options)(y, A)
 
 
 # --- The penalty, the stopping rules, the correction
