@@ -73,7 +73,11 @@ class Tunable(Wrapped):
 
     def used(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """Return the weights on which the first image of some inputs depends, by name."""
-        own = {name: p.detach().requires_grad_() for name, p in self.base.named_parameters()}
+        own = {
+            name: p.detach().requires_grad_()
+            for name, p in self.base.named_parameters()
+            if p.is_floating_point()
+        }
         with torch.enable_grad():
             image: Tensor = functional_call(self.base, own, (), _row(inputs, 0))
             slopes: Sequence[Tensor | None] = (None,) * len(own)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.checks import integer
 from gprior.randomness import generator
 
 Mask = Callable[[Tensor], Tensor]  # signed distance -> mask in [0, 1]
@@ -73,7 +74,8 @@ def phantoms(
     seed : int
         Another seed gives other heads.
     contrast : int, optional
-        Index into `CONTRASTS`, for all slices: the same heads in another contrast.
+        Index into `CONTRASTS`, for all slices: the same heads in another contrast. None takes
+        that of each slice.
 
     Returns
     -------
@@ -89,6 +91,8 @@ def phantoms(
     (torch.Size([3, 1, 32, 32]), [0, 1, 2])
     """
     rows = list(indices)
+    if contrast is not None:
+        integer("contrast", contrast, least=0, most=len(CONTRASTS) - 1)
     kinds = [i % len(CONTRASTS) if contrast is None else contrast for i in rows]
     labels = torch.tensor(kinds, device="cpu")
     parts = [  # drawn at twice the size and averaged, against aliasing
