@@ -19,7 +19,7 @@ from gprior.search import inputs_of
 from gprior.search.loop import descend, step_of
 from gprior.solvers import TUNINGS, Tuning
 from gprior.solvers.tuning import WeightsAndLatents, mean_square
-from gprior.solving import _perceptual
+from gprior.solving.stages import perceptual_term
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 SHORT = {"steps": 4, "lr": 1e-3}
@@ -87,9 +87,9 @@ def test_the_gradient_is_that_of_finite_differences(method, tiny_prior):
     y, A, result = problem_of(prior, 2, Masking(prior.image_shape, torch.ones(16, 16)))
     method = replace(TUNINGS[method], penalty=100.0)
     problem = build_problem(y, A, prior, stop="fixed")
-    assert _perceptual(method, problem) is not None
+    assert perceptual_term(method, problem) is not None
     tunable = Tunable(prior)
-    problem = replace(problem, prior=tunable, perceptual=_perceptual(method, problem))
+    problem = replace(problem, prior=tunable, perceptual=perceptual_term(method, problem))
     space = WeightsAndLatents(tunable.used(inputs_of(result.latents)), ["z"])
     step = step_of(problem, 0, 0.0)
     numbers = torch.Generator().manual_seed(1)
