@@ -152,6 +152,7 @@ def test_priors(kind, method, priors):
         torch.testing.assert_close(image, tuned.generated[i : i + 1], **CLOSE)
         derived = [k for k in buffers if not k.endswith("power")]
         assert all(torch.equal(own.get_buffer(k), buffers[k]) for k in derived)
+        assert not own.statistics  # those of the prior do not hold for other weights
         assert not own.training and not any(p.requires_grad for p in own.parameters())
     assert tuned.label == result.label
     assert {k for k in result.latents if not torch.equal(tuned.latents[k], result.latents[k])} == (
@@ -380,6 +381,9 @@ def test_another_prior_is_refused(found, tiny_prior):
     for wrong in (other, tiny_prior(c_dim=2), conv_net()):
         with pytest.raises(gprior.InputError, match="prior must be the one with which"):
             gprior.tune(result, y, A, wrong)
+    for name in ("other", "const"):
+        with pytest.raises(gprior.InputError, match="the prior has no weight"):
+            TunedWeights(prior.digest(), {name: torch.zeros(1, 3)}).generator(prior)
     assert tuned.weights.generator(copy.deepcopy(prior), 2).digest() != prior.digest()
     with pytest.raises(gprior.InputError, match="image must be an integer from 0 to 2"):
         tuned.weights.generator(prior, 3)

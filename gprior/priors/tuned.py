@@ -148,7 +148,7 @@ class TunedWeights:
         Raises
         ------
         InputError
-            If the prior is another one, or there is no such image.
+            If the prior is another one, if it has no such weights, or if there is no such image.
         """
         differences = self.of(image)
         if prior.digest() != self.prior:
@@ -157,9 +157,12 @@ class TunedWeights:
                 f"{self.prior[:16]}, and the digest of this prior is {prior.digest()[:16]}"
             )
         own = copy.deepcopy(prior).unfreeze()  # which drops what follows from the old weights
-        with torch.no_grad():
-            for name, difference in differences.items():
-                own.get_parameter(name).add_(difference.to(prior.like))
+        weights = dict(own.named_parameters())
+        for name, difference in differences.items():
+            if name not in weights or weights[name].shape != difference.shape:
+                raise InputError(f"the prior has no weight {name} {tuple(difference.shape)}")
+            with torch.no_grad():  # which counts as a change: statistics of the prior are dropped
+                weights[name].add_(difference.to(prior.like))
         own.record = {**prior.record, "tuned": {"prior": self.prior, "image": image}}
         return own.freeze()
 
