@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import random
 from dataclasses import replace
 
 import pytest
 import torch
+from mutants import mutant
 from safetensors.torch import save_file
 from torch import nn
 
@@ -397,6 +400,11 @@ def test_files_that_are_no_weights_are_refused(found, tmp_path):
     for size in (0, 9, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
         with pytest.raises(gprior.InputError, match="no whole tuned weights"):
+            TunedWeights.load(path)
+    rng = random.Random(0)
+    for _ in range(200):
+        path.write_bytes(mutant(data, rng))
+        with contextlib.suppress(gprior.InputError):
             TunedWeights.load(path)
     result.save(path)
     with pytest.raises(gprior.InputError, match="its format is 'gprior-result-1'"):

@@ -21,8 +21,8 @@ Differs from the authors' code
 - The authors of pix2latent have not published their fine-tuning. The paper writes the norm
   λ |θ - θ_0|, and calls it an l2-regularization; here it is squared, so that it is smooth at θ_0.
   It is a mean over the weights, as in a function that the authors' code has and does not call: so
-  λ means the same for small and large generators. A sum with λ = 1000 would bind a million
-  weights so tightly that nothing moves.
+  λ means the same for small and large generators. With a sum and λ = 1000, a million weights
+  hardly move: see the table above.
 - Weights are those that the prior computes with. In StyleGAN2 they include the factor of the
   equalised learning rate, with which the authors of PTI train.
 - Only weights on which the image depends move: those of the mapping network do not if the latents
