@@ -460,6 +460,8 @@ def test_bad_input(found):
     for message, options in bad.items():
         with pytest.raises(gprior.InputError, match=message):
             gprior.tune(result, y, A, prior, **options)
+    with pytest.raises(gprior.InputError, match="init of a tuning must be 'latents'"):
+        Tuning(init="mean")
     with pytest.raises(gprior.InputError, match="tuned already"):
         gprior.tune(tuned, y, A, prior)
     with pytest.raises(TypeError, match=r"result must be a gprior\.Result, got Tensor"):

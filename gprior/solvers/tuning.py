@@ -92,9 +92,14 @@ class Tuning(Solver):
         Step size of Adam for the weights.
     lr_latent : float
         Step size of Adam for the latents. With 0 they are fixed.
-    steps, perceptual, max_batch
-        See `Solver`. Images do not share passes, so a larger ``max_batch`` needs more memory and
-        saves no time.
+    steps, init, perceptual, max_batch
+        See `Solver`. The start is always the solution, so ``init`` has no other value. Images do
+        not share passes, so a larger ``max_batch`` needs more memory and saves no time.
+
+    Raises
+    ------
+    InputError
+        If a constant is out of range.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
@@ -107,6 +112,11 @@ class Tuning(Solver):
     penalty: float = 1000.0
     lr: float = 1e-4
     lr_latent: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init != LATENTS:
+            raise InputError(f"init of a tuning must be {LATENTS!r}, got {self.init!r}")
 
     def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the code in ``problem.latents``."""
