@@ -27,8 +27,10 @@ _HOME = {
     "load_prior": "gprior.checkpoints",
     "posterior": "gprior.sampling",
     "Solved": "gprior.batch",
+    "TunedWeights": "gprior.priors",
     "solve": "gprior.solving",
     "solve_many": "gprior.batch",
+    "tune": "gprior.solving",
 }
 _ROOMS = (
     "checkpoints",
@@ -52,6 +54,7 @@ __all__ = [
     "Reconstructor",
     "Result",
     "Solved",
+    "TunedWeights",
     "calibrate",
     "checkpoints",
     "images",
@@ -65,6 +68,7 @@ __all__ = [
     "solve_many",
     "solvers",
     "training",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -82,11 +86,12 @@ if TYPE_CHECKING:
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual
+    from gprior.priors import TunedWeights
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result
     from gprior.sampling import Calibration, Posterior, calibrate, posterior
     from gprior.sampling.deepinv_sampler import PosteriorSampler
-    from gprior.solving import solve
+    from gprior.solving import solve, tune
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from deepinv.models import Reconstructor as DeepinvReconstructor
 from torch import Tensor
 
+from gprior.checks import InputError
 from gprior.priors import Prior, sha256_of, view_of
 from gprior.randomness import in_plain_mode
 from gprior.solvers import Solver, find_solver
@@ -18,8 +19,8 @@ from gprior.solving import solve
 __all__ = ["Reconstructor"]
 
 OPTIONS = (
-    "label", "noise_std", "stop", "restarts", "init", "correction", "foreground", "seed", "budget",
-    "per_image",
+    "label", "noise_std", "stop", "restarts", "init", "correction", "tune", "foreground", "seed",
+    "budget", "per_image",
 )  # fmt: skip
 
 
@@ -41,8 +42,8 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
         training losses fine-tune the copy.
     **constants
         Fields of the solver, and the options ``label``, ``noise_std``, ``stop``,
-        ``restarts``, ``init``, ``correction``, ``foreground``, ``seed``, ``budget`` and
-        ``per_image`` of `gprior.solve`.
+        ``restarts``, ``init``, ``correction``, ``tune``, ``foreground``, ``seed``, ``budget``
+        and ``per_image`` of `gprior.solve`. A trainable one has no ``tune``.
 
     Raises
     ------
@@ -105,6 +106,8 @@ class Reconstructor(DeepinvReconstructor):  # type: ignore[misc]
             Images (B, C, H, W), attached to the generator's weights if trainable.
         """
         options = {**self.options, **{k: v for k, v in kwargs.items() if k in OPTIONS}}
+        if self.trainable and options.get("tune") is not None:
+            raise InputError("tune must be None where trainable=True: its generator is another one")
         restarts = options.get("restarts", 1)
         psnr: list[list[float]] = []
         if compute_metrics and x_gt is not None:

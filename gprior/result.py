@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gprior.checks import InputError
 from gprior.files import write_bytes, write_text
+from gprior.priors import TunedWeights
 from gprior.search import join, take
 
 __all__ = ["Result"]
@@ -89,6 +90,9 @@ class Result:
     plausibility : Tensor or None
         (B,), the share of simulated problems of the prior's own samples that have a larger misfit,
         from ``solve(..., check=True)``. Below 0.05 the prior does not contain this image.
+    weights : TunedWeights or None
+        The weights of the generator of each image, if it was tuned. `generated` then is what this
+        generator makes of `latents`.
     """
 
     x: Tensor
@@ -113,6 +117,7 @@ class Result:
     prior_weight: Tensor | None = None
     misfit: Tensor | None = None
     plausibility: Tensor | None = None
+    weights: TunedWeights | None = None
 
     def __post_init__(self) -> None:
         if not self.generated.numel():
@@ -157,7 +162,9 @@ class Result:
         ([9, 7], 3)
         """
         rows = torch.as_tensor(images, dtype=torch.long, device="cpu")
-        return replace(self, **{k: take(v, rows) for k, v in self._per_image().items()})
+        weights = None if self.weights is None else self.weights.take(rows)
+        values = {k: take(v, rows) for k, v in self._per_image().items()}
+        return replace(self, **values, weights=weights)
 
     @classmethod
     def join(cls, results: Sequence[Result]) -> Result:
@@ -186,7 +193,15 @@ class Result:
         for name in ("latents", "terms", "diagnostics"):
             if len({frozenset(part[name]) for part in parts}) > 1:
                 raise InputError(f"results must have the same {name} by name")
-        return replace(first, **join(parts), seconds=sum(result.seconds for result in results))
+        tuned = [result.weights for result in results if result.weights is not None]
+        if len(tuned) not in (0, len(results)):
+            raise InputError("results must all be tuned, or none of them")
+        return replace(
+            first,
+            **join(parts),
+            seconds=sum(result.seconds for result in results),
+            weights=TunedWeights.join(tuned) if tuned else None,
+        )
 
     def _per_image(self) -> dict[str, Any]:
         """Return the fields that have one value per image."""
@@ -212,6 +227,7 @@ class Result:
             "prior": self.prior,
             "features": self.features,
             "correction": self.correction,
+            "tuned": None if self.weights is None else self.weights.prior,
             **{
                 name: None if getattr(self, name) is None else _numbers(getattr(self, name))
                 for name in OPTIONAL[1:]
@@ -243,6 +259,8 @@ class Result:
         tensors |= {f"latents.{k}": v for k, v in self.latents.items()}
         tensors |= {f"terms.{k}": v for k, v in self.terms.items()}
         tensors |= {f"diagnostics.{k}": v for k, v in self.diagnostics.items()}
+        if self.weights is not None:
+            tensors |= {f"weights.{k}": v for k, v in self.weights.tensors().items()}
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         facts = json.dumps(self.facts(), indent=1)
         write_bytes(path, save(tensors, {"format": FORMAT, "gprior": facts}), "the result")
@@ -268,6 +286,8 @@ class Result:
             facts = json.loads(metadata["gprior"])
             kept: dict[str, Any] = {k: facts[k] for k in FACTS}
             kept |= {k: tensors[k] for k in OPTIONAL if k in tensors}  # which earlier files lack
+            if (tuned := facts.get("tuned")) is not None:
+                kept["weights"] = TunedWeights.of_tensors(tuned, _under("weights.", tensors))
             return cls(
                 **{name: tensors[name] for name in ARRAYS},
                 latents=_under("latents.", tensors),

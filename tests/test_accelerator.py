@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from dataclasses import replace
 
 import accelerator
 import deepinv
@@ -22,7 +23,7 @@ import gprior
 from gprior.cli import main
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import BigGAN, Generator
-from gprior.solvers import SOLVERS
+from gprior.solvers import SOLVERS, TUNINGS
 from gprior.training import Settings, Trainer, phantom_set
 from gprior.training.augment import NAMES, draw_changes
 
@@ -350,6 +351,36 @@ def test_saving(tmp_path, prior):
     again = gprior.load_prior(tmp_path / "prior.safetensors", device="cuda")
     assert again.like.device.type == "cuda"
     torch.testing.assert_close(again.sample(1).cpu(), prior.sample(1), **CLOSE)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("biggan", "pix2latent"), ("stylegan2", "pti")])
+def test_tuning(kind, method, tiny_prior, tmp_path):
+    """One mask and one generator for each image; weights that were saved fit on both devices."""
+    torch.manual_seed(0)
+    small = {"z_dim": 8, "embed_dim": 4, "c_dim": 3}
+    prior = tiny_prior(c_dim=2)
+    if kind == "biggan":
+        prior = BigGAN([16, 16, 8], [True, True], **small).double().freeze()
+    A = Masking(prior.image_shape, masks(2)[:, :, : prior.image_shape[1], : prior.image_shape[2]])
+    y = A(prior.sample(2, seed=3, label=1).flip(2))
+    options = {"label": [0, 1], "steps": 2, "init": "random", "correction": "auto", "stop": "fixed"}
+    first = gprior.solve(y, A, prior, "csgm", **options)
+    short = replace(TUNINGS[method], steps=2)
+    expected = gprior.tune(first, y, A, prior, short, stop="fixed")
+    found = gprior.solve(y, there(A), there(prior), "csgm", **options, tune=short)
+    agree(expected, gprior.tune(first, y, there(A), there(prior), short, stop="fixed"))
+    agree(expected, found)
+    found.weights.save(tmp_path / "w.safetensors")
+    loaded = gprior.TunedWeights.load(tmp_path / "w.safetensors")
+    for name, value in expected.weights.full.items():
+        torch.testing.assert_close(loaded.full[name], value, **CLOSE)
+    for weights in (found.weights, loaded):
+        own = weights.generator(there(prior), 1)
+        assert own.like.device.type == "cuda"
+        image = own.sample(1, label=0).cpu()
+        torch.testing.assert_close(
+            image, expected.weights.generator(prior, 1).sample(1, label=0), **CLOSE
+        )
 
 
 def test_scores(prior):

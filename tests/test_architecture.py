@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "problem": (*TOOLS, "priors", "distances"),
     "search": (*TOOLS, "priors", "problem"),
     "solvers": (*TOOLS, "priors", "distances", "problem", "search"),
-    "result": (*TOOLS, "search"),
+    "result": (*TOOLS, "priors", "search"),
     "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
     "sampling": (*TOOLS, "priors", "problem", "search", "solvers", "result"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
     "augmentation", "calibration", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm",
-    "perceptual_weight", "population", "sphinx_domains", "sphinx_rates",
+    "perceptual_weight", "population", "sphinx_domains", "sphinx_rates", "tuning",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(

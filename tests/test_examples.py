@@ -98,13 +98,13 @@ def test_compare_methods(shown: list[Any], monkeypatch: pytest.MonkeyPatch) -> N
 def test_prior_does_not_fit(
     shown: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import gprior.solving
+    import gprior.solving.reconstruction
 
     # The check itself takes thousands of evaluations, and has its own tests.
     def shares(problem: Any, *rest: Any) -> Any:
         return torch.linspace(0, 0.8, len(problem), dtype=torch.float64)
 
-    monkeypatch.setattr(gprior.solving, "plausibility", shares)
+    monkeypatch.setattr(gprior.solving.reconstruction, "plausibility", shares)
     monkeypatch.setenv("GPRIOR_EXAMPLE_BUDGET", "6")
     values = runpy.run_path(str(EXAMPLES / "prior_does_not_fit.py"))
     (figure,) = shown

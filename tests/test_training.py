@@ -327,6 +327,19 @@ def test_a_phantom_is_the_same_head_at_another_size():
     assert error.max() < 0.5 * other.min()
 
 
+def test_a_phantom_is_the_same_head_in_another_contrast():
+    own, _ = phantoms(range(3), 32)
+    for contrast in range(3):
+        x, labels = phantoms(range(3), 32, contrast=contrast)
+        assert labels.tolist() == [contrast] * 3
+        assert torch.equal(x[contrast], own[contrast])
+        assert torch.equal(x > 0, own > 0)  # the outline
+        others = [i for i in range(3) if i != contrast]
+        assert bool(((x - own)[others].abs().amax((1, 2, 3)) > 0.2).all())
+    with pytest.raises(ValueError, match="contrast must be an integer from 0 to 2"):
+        phantoms([0], 32, contrast=3)
+
+
 def test_a_phantom_set(data):
     assert data.images.dtype == torch.uint8 and data.images.shape == (24, 1, 16, 16)
     assert data.classes == CONTRASTS and data.held_out.shape == (12, 1, 16, 16)

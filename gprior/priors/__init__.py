@@ -39,6 +39,7 @@ from gprior.priors.styles import (
     samples_by_class as samples_by_class,
     spread as spread,
 )
+from gprior.priors.tuned import Tunable as Tunable, TunedWeights
 from gprior.priors.wrapped import Wrapped as Wrapped
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Label",
     "Prior",
     "StyleGAN2",
+    "TunedWeights",
 ]
 
 

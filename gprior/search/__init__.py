@@ -42,6 +42,7 @@ from gprior.search.objective import (
     Iterate,
     Objective,
     Term,
+    absolute,
     fidelity,
     perceptual,
     profile_likelihood,
@@ -57,6 +58,7 @@ from gprior.search.residuals import (
     response as response,
     root_mean_square as root_mean_square,
     trust,
+    trust_in as trust_in,
 )
 from gprior.search.rows import Variables, copy as copy, join as join, put as put, take as take
 from gprior.search.space import Space, Step, inputs_of
@@ -116,6 +118,7 @@ __all__ = [
     "ZClass",
     "ZEmbedding",
     "ZPlus",
+    "absolute",
     "candidates",
     "check_init",
     "correct",

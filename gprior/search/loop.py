@@ -323,7 +323,7 @@ def reasons(
 
 def finite(grads: Variables) -> Tensor:
     """Return which rows have finite gradients only, (R,) bool."""
-    return torch.stack([g.flatten(1).isfinite().all(1) for g in grads.values()]).all(0)
+    return torch.stack([g.reshape(len(g), -1).isfinite().all(1) for g in grads.values()]).all(0)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ __all__ = [
     "Iterate",
     "Objective",
     "Term",
+    "absolute",
     "fidelity",
     "perceptual",
     "profile_likelihood",
@@ -87,6 +88,15 @@ def fidelity(weight: float) -> Term:
         return at.problem.mean_square(at.predicted, at.problem.fit)
 
     return Term("fidelity", weight, value, data=True)
+
+
+def absolute(weight: float) -> Term:
+    """Return the mean of |y - A x| over the fitted entries as a term."""
+
+    def value(at: Iterate) -> Tensor:
+        return at.problem.mean_absolute(at.predicted, at.problem.fit)
+
+    return Term("absolute", weight, value, data=True)
 
 
 def profile_likelihood(weight: float, factor: str) -> Term:

@@ -13,7 +13,10 @@ from torch.nn.functional import interpolate
 from gprior.problem import Leaves, Problem, entries
 from gprior.randomness import normal
 
-__all__ = ["misfit", "observed", "response", "root_mean_square", "smooth_image", "trust"]
+__all__ = [
+    "misfit", "observed", "response", "root_mean_square", "smooth_image", "trust",
+    "trust_in",
+]  # fmt: skip
 
 # Usual root mean square residual, in the limit of many measurements, as a share of the pixel range.
 # Tuned on phantoms: images in range leave 0.1 to 0.6 %, and others 1.5 % and more.
@@ -61,6 +64,14 @@ def misfit(problem: Problem, images: Tensor) -> Tensor:
     size = root_mean_square(problem.y, masks).clamp_min(1e-30)
     unit = torch.where(problem.noise_std > 0, problem.noise_std, size)
     return root_mean_square(left, masks) / unit
+
+
+@torch.no_grad()
+def trust_in(problem: Problem, images: Tensor) -> Tensor:
+    """Return how far the prior is to be trusted, by what its best images leave of y, (R,)."""
+    masks = observed(problem)
+    left = [p - y for p, y in zip(problem.measure(images), problem.y, strict=True)]
+    return trust(problem, root_mean_square(left, masks), masks, response(problem))
 
 
 def trust(problem: Problem, residual: Tensor, masks: Leaves, units: Tensor) -> Tensor:

@@ -163,8 +163,9 @@ def inputs_of(code: Variables) -> dict[str, Any]:
     """Return the prior's inputs for a code.
 
     Names of a code are ``w``, or else ``z`` and ``c`` or ``embedding`` (which goes before ``c``);
-    ``noise.k``, ``content``, ``transform``, ``phase``; and for a prior that starts before block k
-    its state, ``state.k.0``, ``state.k.1``. Other names are ignored.
+    ``noise.k``, ``content``, ``transform``, ``phase``; for a prior that starts before block k its
+    state, ``state.k.0``, ``state.k.1``; and for one that is tuned the differences of its weights,
+    ``weights.<name>``. Other names are ignored.
 
     Parameters
     ----------
@@ -188,4 +189,6 @@ def inputs_of(code: Variables) -> dict[str, Any]:
         state = tuple(code[name] for name in parts)
         inputs["from_block"] = int(parts[0].split(".")[1])
         inputs["state"] = state[0] if len(state) == 1 else state
+    if weights := {k[8:]: v for k, v in code.items() if k.startswith("weights.")}:
+        inputs["weights"] = weights
     return inputs

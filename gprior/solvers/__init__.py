@@ -19,6 +19,7 @@ from gprior.solvers.registry import SOLVERS, find_solver, name_of
 from gprior.solvers.robust import Robust
 from gprior.solvers.simulation import plausibility
 from gprior.solvers.sphinx import SPHInX
+from gprior.solvers.tuning import TUNINGS, Tuning, find_tuning as find_tuning
 
 __all__ = [
     "BRGM",
@@ -29,6 +30,7 @@ __all__ = [
     "LBRGM",
     "PULSE",
     "SOLVERS",
+    "TUNINGS",
     "AdamSeeds",
     "Auto",
     "BasinCMA",
@@ -42,6 +44,7 @@ __all__ = [
     "Robust",
     "SPHInX",
     "Solver",
+    "Tuning",
     "find_solver",
     "name_of",
     "plausibility",

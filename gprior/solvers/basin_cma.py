@@ -43,7 +43,7 @@ Differs from the authors' code
   compared with the box of the prior's samples on a plain background; the authors use the box of an
   object detector. If the budget is small, the search has more generations with fewer steps. The
   transform may act inside any A.
-- Solvers do not fine-tune the weights of the generator, and do not blend edits.
+- Fine-tuning of the weights is a step of its own, see `gprior.tune`. Edits are not blended.
 """
 
 from __future__ import annotations

@@ -21,20 +21,19 @@ from gprior.search import (
     CMAPackage,
     Fixed,
     Init,
-    Iterate,
     Objective,
     Outcome,
     PopulationSearch,
     Sampler,
     Simplex,
     Space,
-    Term,
     Trial,
     Variables,
     Watch,
     Z,
     ZClass,
     ZEmbedding,
+    absolute,
     evolve,
     fidelity,
     minimise,
@@ -226,7 +225,7 @@ class Population(Solver):
         """Return the objective J."""
         terms = [fidelity(self.pixel), perceptual(self.feature)]
         if self.absolute:
-            terms.insert(1, Term("absolute", self.absolute, mean_absolute, data=True))
+            terms.insert(1, absolute(self.absolute))
         return Objective(*terms)
 
     def prepare(
@@ -281,8 +280,3 @@ class Population(Solver):
         if kind == "cma":
             return CMAPackage(centre, sigma, self.members)
         return CSA(centre, sigma, self.members, diagonal=kind == "diagonal")
-
-
-def mean_absolute(at: Iterate) -> Tensor:
-    """Return the mean of |y - A x| over the entries that the search fits, (R,)."""
-    return at.problem.mean_absolute(at.predicted, at.problem.fit)

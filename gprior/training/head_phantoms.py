@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.checks import integer
 from gprior.randomness import generator
 
 Mask = Callable[[Tensor], Tensor]  # signed distance -> mask in [0, 1]
@@ -58,7 +59,9 @@ class Draws:
         return fine / 0.75
 
 
-def phantoms(indices: Iterable[int], resolution: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+def phantoms(
+    indices: Iterable[int], resolution: int = 64, seed: int = 0, contrast: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw head slices.
 
     Parameters
@@ -70,6 +73,9 @@ def phantoms(indices: Iterable[int], resolution: int = 64, seed: int = 0) -> tup
         Side in pixels.
     seed : int
         Another seed gives other heads.
+    contrast : int, optional
+        Index into `CONTRASTS`, for all slices: the same heads in another contrast. None takes
+        that of each slice.
 
     Returns
     -------
@@ -85,16 +91,19 @@ def phantoms(indices: Iterable[int], resolution: int = 64, seed: int = 0) -> tup
     (torch.Size([3, 1, 32, 32]), [0, 1, 2])
     """
     rows = list(indices)
-    labels = torch.tensor([i % len(CONTRASTS) for i in rows], device="cpu")
+    if contrast is not None:
+        integer("contrast", contrast, least=0, most=len(CONTRASTS) - 1)
+    kinds = [i % len(CONTRASTS) if contrast is None else contrast for i in rows]
+    labels = torch.tensor(kinds, device="cpu")
     parts = [  # drawn at twice the size and averaged, against aliasing
-        F.avg_pool2d(_draw(rows[i : i + 64], 2 * resolution, seed), 2)
+        F.avg_pool2d(_draw(rows[i : i + 64], kinds[i : i + 64], 2 * resolution, seed), 2)
         for i in range(0, len(rows), 64)
     ]
     empty = torch.zeros(0, 1, resolution, resolution, **PLAIN)
     return (torch.cat(parts) if parts else empty), labels
 
 
-def _draw(rows: list[int], size: int, seed: int) -> Tensor:
+def _draw(rows: list[int], kinds: list[int], size: int, seed: int) -> Tensor:
     """Draw slices (B, 1, size, size)."""
     draws = Draws(seed, rows)
     x, y = _coordinates(draws, size)
@@ -126,7 +135,7 @@ def _draw(rows: list[int], size: int, seed: int) -> Tensor:
     nuclei = _nuclei(draws, x, y, level, inside)
     lesion = _lesions(draws, x, y, inside) * white * (1 - fluid)
 
-    table = INTENSITY[[i % len(CONTRASTS) for i in rows]][:, :, None, None]
+    table = INTENSITY[kinds][:, :, None, None]
     table = table * draws.uniform(0.92, 1.08, len(TISSUES))
     value = {name: table[:, k : k + 1] for k, name in enumerate(TISSUES)}
 

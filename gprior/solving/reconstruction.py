@@ -12,29 +12,25 @@ import torch
 from torch import Tensor
 
 from gprior.checks import InputError, integer
-from gprior.distances import choose
 from gprior.priors import Label, Prior
-from gprior.problem import PerceptualTerm, Problem, build_problem, pseudo_inverse
+from gprior.problem import Problem, build_problem, pseudo_inverse
 from gprior.randomness import in_plain_mode
 from gprior.result import Result, by_image
-from gprior.search import (
-    LATENTS,
-    NON_FINITE,
-    Corrected,
-    Outcome,
-    Watch,
-    check_init,
-    correct,
-    latents_of,
-    misfit,
+from gprior.search import LATENTS, Outcome, check_init, latents_of
+from gprior.solvers import Solver, Tuning, find_solver, find_tuning, name_of, plausibility
+from gprior.solving.stages import (
+    DEFAULT,
+    Callback,
+    check_correction,
+    corrected,
+    perceptual_term,
+    run_rows,
+    tuned,
+    warn_of_lost,
 )
-from gprior.solvers import Solver, find_solver, name_of, plausibility
 
-__all__ = ["solve"]
+__all__ = ["UNLIKELY", "solve"]
 
-Callback = Callable[[int, Tensor, Tensor, Tensor], Any]
-DEFAULT = "default"  # the correction that belongs to the method
-CORRECTIONS = (DEFAULT, "auto", "tv", None)
 UNLIKELY = 0.05  # plausibility below which the prior is said not to contain an image
 
 
@@ -52,6 +48,7 @@ def solve(
     keep: str = "best",
     init: Any = None,
     correction: str | None = DEFAULT,
+    tune: str | Tuning | None = None,
     check: bool = False,
     foreground: Tensor | None = None,
     seed: int | Sequence[int] = 0,
@@ -107,6 +104,9 @@ def solve(
         the image and of its difference from the generated image, with weights chosen from y.
         ``"tv"`` leaves the generated image out. The default is ``"auto"`` for the method
         ``"auto"`` and None for those of papers. It is skipped if A is not linear.
+    tune : {"pix2latent", "pti"}, Tuning or None
+        Whether to fine-tune the weights of the generator to each image after the search and before
+        the correction: see `gprior.tune`. The budget is that of the search alone.
     check : bool
         Whether to compute `Result.plausibility`, which takes about 3900 evaluations for every
         operator, noise level and label that is new to the prior, and 100 for every image.
@@ -168,10 +168,12 @@ def solve(
         check_init(init)
         method = replace(method, init=init if latents is None else LATENTS)
     restarts = integer("restarts", restarts, least=1)
-    if correction not in CORRECTIONS:
-        raise InputError(f"correction must be one of {CORRECTIONS}, got {correction!r}")
+    check_correction(correction)
     if keep not in ("best", "all"):
         raise InputError(f"keep must be 'best' or 'all', got {keep!r}")
+    tuning = None if tune is None else find_tuning(tune)
+    if tuning is not None and keep == "all":
+        raise InputError("tune needs keep='best': pass the result of some images to gprior.tune")
     if budget is not None:
         if "steps" in constants:
             raise InputError("give either budget or steps, not both")
@@ -188,15 +190,18 @@ def solve(
         per_image=per_image,
         foreground=foreground,
     )
-    problem = replace(problem, perceptual=_perceptual(method, problem))
+    problem = replace(problem, perceptual=perceptual_term(method, problem))
     problem = _with_label(problem, label, restarts)
     problem = _with_latents(problem, method.init if callable(method.init) else latents, restarts)
     running = method if problem.latents is None else replace(method, init=LATENTS)
-    outcome, at_once = _run(problem, running, progress, callback)
-    _warn_of_lost(outcome)
+    outcome, at_once = run_rows(problem, running, progress, callback)
+    warn_of_lost(outcome.reason)
     result = _result(outcome, problem, method, restarts, keep)
+    if tuning is not None:
+        result = tuned(result, problem, restarts, tuning, progress, callback)
+        warn_of_lost(result.reason)
     kind = method.correction if correction == DEFAULT else correction
-    result = _corrected(result, problem, restarts, kind, at_once)
+    result = corrected(result, problem, restarts, kind, at_once)
     if check:
         result = _checked(result, problem, restarts, at_once)
     return replace(result, seconds=time.perf_counter() - started)
@@ -240,101 +245,6 @@ def _with_latents(problem: Problem, init: Any, restarts: int) -> Problem:
         for name, value in latents.items()
     }
     return replace(problem, latents=rows)
-
-
-def _perceptual(method: Solver, problem: Problem) -> PerceptualTerm | None:
-    """Return the perceptual distance where it applies: between measurements that are images."""
-    wanted, y = method.perceptual, problem.y
-    if wanted is False or not method.has_perceptual:
-        return None
-    if wanted is None and not problem.forward.measures_images:
-        return None
-    if len(y) != 1 or y[0].ndim != 4 or y[0].is_complex():
-        if wanted is None:
-            return None
-        raise InputError("perceptual needs a measurement that is one batch of images")
-    chosen = choose(wanted, problem.prior)
-    return None if chosen is None else PerceptualTerm(*chosen)
-
-
-def _run(
-    problem: Problem, method: Solver, progress: bool, callback: Callback | None
-) -> tuple[Outcome, int]:
-    """Run the rows in parts of ``max_batch``, halved where a GPU runs out of memory.
-
-    Also return the size of a part that the memory was enough for.
-    """
-    from tqdm import tqdm
-
-    R, size, parts, first, stopped = len(problem), method.max_batch, [], 0, False
-    total = R * method.total
-    with tqdm(total=total, disable=not progress, unit="step", smoothing=0.05) as bar:
-        while first < R:
-            rows = torch.arange(first, min(first + size, R), device=problem.image.device)
-            before = bar.n
-
-            def report(step: int, row: Tensor, *values: Tensor, first: int = first) -> bool:
-                nonlocal stopped
-                if callback is not None and not stopped:
-                    stopped = callback(step, row + first, *values) is False
-                return not stopped
-
-            try:
-                part = problem.take(rows).prepared()
-                parts.append(replace(method, max_batch=size).run(part, Watch(bar.update, report)))
-            except torch.cuda.OutOfMemoryError:
-                size = min(size, len(rows) * method.members) // 2
-                if size == 0:
-                    raise
-                torch.cuda.empty_cache()
-                bar.update(before - bar.n)
-                continue
-            first += len(rows)
-        bar.update(total - bar.n)
-    return Outcome.join(parts), size
-
-
-def _warn_of_lost(outcome: Outcome) -> None:
-    """Warn where a search met a value that is not finite: the one place that does."""
-    lost = outcome.reason.count(NON_FINITE)
-    if lost:
-        warnings.warn(
-            f"{lost} of {len(outcome.reason)} rows met a non-finite value and returned their last "
-            "good iterate; a smaller lr, or another optimizer, usually prevents it",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-
-
-def _corrected(
-    result: Result, problem: Problem, restarts: int, kind: str | None, at_once: int
-) -> Result:
-    """Return the result with its misfit, and with corrected images if a correction is wanted."""
-    per_row = result.restarts is not None  # else one row for each image
-    every = torch.arange(len(problem), device=problem.image.device)
-    images = result.x.flatten(0, 1) if per_row else result.x
-    belief = result.diagnostics.get("trust")
-    sizes: list[Tensor] = []
-    corrected: list[Corrected] = []
-    for rows in every[:: 1 if per_row else restarts].split(at_once):  # type: ignore[no-untyped-call]
-        part, here = problem.take(rows), slice(len(torch.cat(sizes)) if sizes else 0, None)
-        x = images[here][: len(rows)]
-        sizes.append(misfit(part, x))
-        if kind is not None:
-            trusted = None if belief is None else belief.flatten()[here][: len(rows)]
-            corrected.append(correct(part, x, kind, trusted))
-
-    def whole(values: list[Tensor]) -> Tensor:
-        return by_image(torch.cat(values), restarts) if per_row else torch.cat(values)
-
-    result = replace(result, misfit=whole(sizes))
-    if not corrected:
-        return result
-    weight = whole([c.weight for c in corrected])
-    if bool(weight.isnan().all()):
-        kind = "skipped: A is not linear"
-    x = whole([c.image for c in corrected])
-    return replace(result, x=x, prior_weight=weight, correction=kind)
 
 
 def _checked(result: Result, problem: Problem, restarts: int, at_once: int) -> Result:
