@@ -100,6 +100,7 @@ def worker_of(job, out, **settings):
     ("solver", "constants"),
     [
         ("auto", {"steps": (4, 5)}),
+        ("auto", {"steps": (20, 40)}),  # some images are found in range
         ("lbrgm", {"steps": 6, "lr": 0.1}),
         ("cma+adam", {"steps": 2, "population": 4}),
     ],

@@ -32,7 +32,7 @@ INNER = 30  # Levenberg-Marquardt steps on the model
 MAPPING = 1e-3  # step of the finite differences of M, in units of u
 POOL, NEAREST = 2048, 8  # draws among which a code is looked for, and those that are refined
 METRIC = 10.0  # weight of the distance of codes, in units of their spread
-DONE = 0.5  # predicted fall of J below which a row has converged: J differs by more among samples
+DONE = 0.5  # J differs by more among samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Descent:
     mean_square : Tensor
         Of the residual, over the fitted entries of y, (R,).
     converged : Tensor
-        Whether the last step promised less than `DONE`, (R,) bool.
+        Whether the last step promised less than ``done``, (R,) bool.
     curvature : Tensor
         Of the data term with respect to the code, (R, m, m).
     evaluations : Tensor
@@ -71,6 +71,7 @@ def descend(
     rounds: int,
     steps: int,
     follow: bool = False,
+    done: float = DONE,
     after: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Descent:
     """Minimise J from u (R, n), each row for itself.
@@ -90,6 +91,8 @@ def descend(
     follow : bool
         Whether σ² of each row is the mean square of its residual, where that is larger than the
         noise level of the problem.
+    done : float
+        Predicted fall of J below which a row has converged.
     after : callable, optional
         Called after each round as ``after(round, rows, u, mean_square)``, with the numbers (r,) of
         the rows that took part, their latents and what these leave of y. It returns which of them
@@ -127,7 +130,7 @@ def descend(
             curved = H[rows] * scale[:, None, None]
             mu = damping[rows] * curved.diagonal(dim1=1, dim2=2).mean(1)
             slope = gradient[rows] * scale[:, None]
-            new, promised = minimise_model(part, u[rows], v[rows], slope, curved, mu)
+            new, promised = minimise_model(part, u[rows], v[rows], slope, curved, mu, done / 100)
             code = part.code(new)
             squares = part.data(code)
             value = squares * scale + part.prior(new)
@@ -141,7 +144,7 @@ def descend(
             variance[won] = level(half)[won]
             objective[won] = half[won] / variance[won] + target.take(won).prior(u[won])
             cost[rows.cpu()] += 1 / 3
-            converged[rows] = promised < DONE
+            converged[rows] = promised < done
             running &= ~converged
             on = won[running[won]]
             if len(on):
@@ -170,9 +173,18 @@ def _share_curvature(
 
 
 def minimise_model(
-    target: Target, u: Tensor, v: Tensor, gradient: Tensor, H: Tensor, damping: Tensor
+    target: Target,
+    u: Tensor,
+    v: Tensor,
+    gradient: Tensor,
+    H: Tensor,
+    damping: Tensor,
+    done: float = DONE / 100,
 ) -> tuple[Tensor, Tensor]:
-    """Return the minimiser u' (R, n) of the model q, and by how much q falls, (R,)."""
+    """Return the minimiser u' (R, n) of the model q, and by how much q falls, (R,).
+
+    A row has converged when a step promises that q falls by less than ``done``.
+    """
     m, n = v.shape[1], u.shape[1]
     damped = H + damping[:, None, None] * torch.eye(m, dtype=v.dtype, device=v.device)
     precision = target.spread.square().reciprocal()
@@ -203,7 +215,7 @@ def minimise_model(
         u = torch.where(better[:, None], u + step, u)
         pull = torch.where(better[:, None], other_pull, pull)
         value = torch.where(better, other, value)
-        running = running & (promised >= DONE / 100)
+        running = running & (promised >= done)
         if not bool(running.any()):
             break
     return u, first - value

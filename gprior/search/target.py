@@ -11,6 +11,7 @@ from torch import Tensor
 from gprior.problem import Leaves, Problem
 from gprior.search.latents import Latents
 from gprior.search.objective import Iterate, Term
+from gprior.search.passes import PASSES
 from gprior.search.rows import Variables, take
 
 __all__ = ["Target", "likelihood", "likelihood_term", "prior_term"]
@@ -139,10 +140,12 @@ def _data(part: Target, code: Tensor) -> tuple[Tensor, ...]:
 
 
 def _slope(part: Target, code: Tensor) -> tuple[Tensor, ...]:
+    passes = PASSES.get()
     with torch.enable_grad():
         code = code.detach().requires_grad_()
-        value = likelihood(part.problem, part.problem.measure(part.image(code)))
-        (gradient,) = torch.autograd.grad(value.sum(), code)
+        image = passes.images(part.latents.prior, part.latents.inputs(code, part.start))
+        value = likelihood(part.problem, part.problem.measure(image))
+        (gradient,) = passes.slopes(value.sum(), [code])
     return value.detach(), gradient
 
 

@@ -31,6 +31,7 @@ FOUND = 0.25  # trust in what the search reaches, from which on it has found the
 # by this factor in a later one.
 HOPELESS, BETTER = 0.05, 1.1
 STEPS = 4  # with the same curvature: a round
+DONE = 0.1  # predicted fall of J below which the search has converged
 ROUNDS = 6  # at most; with fewer than two, the search does not begin
 
 
@@ -105,7 +106,9 @@ def search_in_range(
         return on
 
     each = torch.arange(len(rows), device=rows.device)
-    found = descend(target, nearest(target, code), each, rounds, STEPS, follow=True, after=after)
+    found = descend(
+        target, nearest(target, code), each, rounds, STEPS, follow=True, done=DONE, after=after
+    )
     good = (reached >= FOUND).nonzero()[:, 0]
     changed = copy(outcome.code)
     u = found.u[good]
