@@ -268,6 +268,17 @@ def test_options(rule, tiny_prior):
     check(prior, A, y, **options)
 
 
+def test_the_search_in_range(prior, monkeypatch):
+    """One image is found by Gauss-Newton steps, and the other one takes the steps that are left."""
+    monkeypatch.setattr("gprior.solvers.in_range.TRUSTED", 0.03)
+    A = PartialCirculant(prior.image_shape, m=100)
+    x, seen = prior.sample(1, seed=7), []
+    y = A(torch.cat([x, x.flip(2)]))
+    options = {"steps": (40, 40), "stop": "fixed", "callback": lambda *a: seen.append(a)}
+    _, found = check(prior, A, y, **options)
+    assert found.history.isfinite().sum(1).tolist()[0] == 40 and len(seen) > 100
+
+
 def test_callbacks_and_samples(prior):
     A, seen = there(Masking(prior.image_shape, "half")), []
     y = A(there(prior).sample(2, seed=1))
