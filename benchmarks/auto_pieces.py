@@ -16,6 +16,7 @@ OPERATORS = ("half", "x4", "circulant 0.1", "noise 0.1")
 # The constants that differ from those of `auto`, by what they take away.
 WITHOUT: dict[str, dict[str, Any]] = {
     "auto": {},
+    "without the search in range": {"in_range": False},
     "without the trust in the second stage": {"most": 2.0},
     "without a second stage": {"steps": [300, 0]},
     "without a first stage": {"steps": [0, 300]},

@@ -89,6 +89,8 @@ class Auto(Solver):
         ρ ≥ 0, the weight of the prior of d.
     tightness : float
         τ > 0: the root mean square of d from which it gives way, in units of the spread of w.
+    in_range : bool
+        Whether images that are trusted after the first stage are searched in z.
     lr, lr_late : float
         Step sizes of Adam in the two stages, in units of the spread of w or of z.
     steps, init, perceptual, max_batch
@@ -106,6 +108,7 @@ class Auto(Solver):
     most: float = 64.0
     release: float = 0.3
     tightness: float = 0.03
+    in_range: bool = True
     lr: float = 0.1
     lr_late: float = 0.06
 
@@ -126,9 +129,11 @@ class Auto(Solver):
             blind = problem.without_held_out()
             outcome = minimise(blind, space, objective, start, first, adam, watch)
             belief = self._belief(problem, outcome.image, first)
-            outcome, belief, left = search_in_range(
-                blind, outcome, belief, second, self.max_batch, watch
-            )
+            left = torch.full((len(problem),), second)
+            if self.in_range:
+                outcome, belief, left = search_in_range(
+                    blind, outcome, belief, second, self.max_batch, watch
+                )
             release = (1 / belief.square()).clamp_max(self.most / self.likelihood)
             start = {**outcome.start, **outcome.code, WEIGHT: release}
             parts = rows_by(left) if second else []
