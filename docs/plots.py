@@ -179,3 +179,78 @@ def population() -> None:
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
+
+
+def ranks() -> None:
+    """Draw the ranks of the true functionals among the samples, for images in range."""
+    import matplotlib.pyplot as plt
+
+    K = 16
+    groups = calibration_groups("in range")
+    figure, axes = plt.subplots(1, len(groups), figsize=(8.5, 2.1), sharey=True)
+    for axis, (problem, parts) in zip(axes, groups.items(), strict=True):
+        found = [r for part in parts for row in part["rank"] for r in row]
+        axis.bar(range(K + 1), [found.count(r) / len(found) for r in range(K + 1)], width=0.9)
+        axis.axhline(1 / (K + 1), color="black", lw=1, ls="--")
+        axis.set(title=problem, xlabel="rank", xticks=[0, 8, 16])
+    axes[0].set_ylabel("share")
+    figure.tight_layout()
+
+
+def coverage() -> None:
+    """Draw how much of the truth the intervals of 50 and 90 % contain, by problem and domain."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.9), sharey=True)
+    for axis, kind in zip(axes, ("functionals", "pixels"), strict=True):
+        names: list[str] = []
+        for domain, colour in DOMAINS.items():
+            for problem, parts in calibration_groups(domain).items():
+                if problem not in names:
+                    names.append(problem)
+                for level, mark in ((0.5, "s"), (0.9, "o")):
+                    values = [v for part in parts for v in part[f"{kind} in {level}"]]
+                    place = names.index(problem) + 0.2 * (list(DOMAINS).index(domain) - 1)
+                    axis.plot(place, statistics.fmean(values), mark, color=colour, ms=5)
+        for level in (0.5, 0.9):
+            axis.axhline(level, color="black", lw=0.8, ls="--")
+        wide = (-0.5, len(names) - 0.5)
+        axis.set(title=f"{kind} in the intervals", ylim=(0, 1), xticks=range(len(names)), xlim=wide)
+        axis.set_xticklabels(names, rotation=20)
+        axis.grid(axis="y", alpha=0.3)
+    marks = [plt.Line2D([], [], color=c, marker="o", ls="", ms=5) for c in DOMAINS.values()]
+    marks += [plt.Line2D([], [], color="0.4", marker=m, ls="", ms=5) for m in "so"]
+    names = [*DOMAINS, "50 % intervals", "90 % intervals"]
+    figure.legend(marks, names, loc="lower center", ncols=5, frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+
+
+def calibration_groups(domain: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the scores of 16 samples in z for each problem that is measured in a domain."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for key, value in read("calibration"):
+        if key[0] == "rto, 16" and key[2] == domain:
+            groups.setdefault(key[1], []).append(value)
+    return groups
+
+
+def limits() -> None:
+    """Draw the prior weight that `auto` chose against the best one of a grid, by domain."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(8.5, 3), sharey=True)
+    found = [value for _, value in read("auto_limits")]
+    for number, (axis, (domain, colour)) in enumerate(zip(axes, DOMAINS.items(), strict=True)):
+        chosen, best = [], []
+        for value in found:
+            third = len(value["psnr"]) // 3
+            some = slice(number * third, (number + 1) * third)
+            chosen += value["prior weight"][some]
+            # Several images have the same weights: each is drawn a little apart.
+            best += [w + 0.03 * (k % 5 - 2) for k, w in enumerate(value["oracle weight"][some])]
+        axis.plot(best, chosen, "o", color=colour, ms=4, alpha=0.5, mew=0)
+        axis.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+        axis.set(title=domain, xlabel="best a of the grid")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("a that auto chose")
+    figure.tight_layout()
