@@ -116,6 +116,20 @@ def test_methods(name, tiny_prior):
             same(getattr(expected, key), getattr(found, key))
 
 
+def test_the_search_in_range(prior, monkeypatch):
+    monkeypatch.setattr("gprior.solvers.in_range.TRUSTED", 0.03)
+    A = PartialCirculant(prior.image_shape, m=100)
+    x = prior.sample(1, seed=7)
+    y, options = A(torch.cat([x, x.flip(2)])), {"steps": (40, 40), "stop": "fixed"}
+    expected = gprior.solve(y, A, prior, **options)
+    assert expected.history.isfinite().sum(1).tolist()[0] == 40
+    for enter in AMBIENT.values():
+        with enter():
+            found = gprior.solve(y, A, prior, **options)
+        for key in ("x", "generated", "loss", "evaluations"):
+            same(getattr(expected, key), getattr(found, key))
+
+
 OPTIONS = {
     "noise": {"noise_std": [0.1, 0.2], "stop": "discrepancy"},
     "classes": {"init": "best-of:4"},

@@ -129,7 +129,7 @@ class Auto(Solver):
             blind = problem.without_held_out()
             outcome = minimise(blind, space, objective, start, first, adam, watch)
             belief = self._belief(problem, outcome.image, first)
-            left = torch.full((len(problem),), second)
+            left = torch.full((len(problem),), second, device="cpu")
             if self.in_range:
                 outcome, belief, left = search_in_range(
                     blind, outcome, belief, second, self.max_batch, watch

@@ -68,11 +68,11 @@ def search_in_range(
     left : Tensor
         Steps that each row may still take, (R,) on the CPU: 0 where its image was found.
     """
-    prior, left = problem.prior, torch.full((len(problem),), steps)
+    prior, left = problem.prior, torch.full((len(problem),), steps, device="cpu")
     # Noise does not mislead this search, so it is also for rows that came near enough to y.
-    going = torch.tensor([why in ("steps", "discrepancy") for why in outcome.reason])
-    going = going.to(belief.device)
-    rows = ((belief >= TRUSTED) & going).nonzero()[:, 0]
+    going = [why in ("steps", "discrepancy") for why in outcome.reason]
+    trusted = (belief >= TRUSTED) & torch.tensor(going, device=belief.device)
+    rows = trusted.nonzero()[:, 0]
     if "phase" in prior.inputs or not len(rows):
         return outcome, belief, left
     latents, start = latents_of_z(prior), take({**outcome.start, **outcome.code}, rows)
@@ -87,7 +87,8 @@ def search_in_range(
         return outcome, belief, left
     part = problem.take(rows)
     target = Target(part, latents, start, zero, torch.ones_like(zero), at_once)
-    units, used, reached = response(part), torch.zeros(len(rows)), torch.zeros_like(belief[rows])
+    units, reached = response(part), torch.zeros_like(belief[rows])
+    used = torch.zeros(len(rows), dtype=torch.float64, device="cpu")  # rounds
 
     def after(number: int, live: Tensor, u: Tensor, square: Tensor) -> Tensor:
         used[live.cpu()] += 1
