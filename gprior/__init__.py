@@ -23,6 +23,7 @@ _HOME = {
     "PosteriorSampler": "gprior.sampling.deepinv_sampler",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
+    "blend": "gprior.editing",
     "calibrate": "gprior.sampling",
     "load_prior": "gprior.checkpoints",
     "posterior": "gprior.sampling",
@@ -32,6 +33,7 @@ _HOME = {
 }
 _ROOMS = (
     "checkpoints",
+    "editing",
     "images",
     "measurements",
     "operators",
@@ -52,8 +54,10 @@ __all__ = [
     "Reconstructor",
     "Result",
     "Solved",
+    "blend",
     "calibrate",
     "checkpoints",
+    "editing",
     "images",
     "load_prior",
     "measurements",
@@ -70,6 +74,7 @@ __all__ = [
 if TYPE_CHECKING:
     from gprior import (
         checkpoints,
+        editing,
         images,
         measurements,
         operators,
@@ -82,6 +87,7 @@ if TYPE_CHECKING:
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual
+    from gprior.editing import blend
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result
     from gprior.sampling import Calibration, Posterior, calibrate, posterior
