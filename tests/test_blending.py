@@ -97,7 +97,7 @@ def test_keeps_the_gradients_of_the_source_and_has_no_seam() -> None:
 
 def test_each_image_is_blended_for_itself() -> None:
     source, target = images(0, 4), images(1, 4)
-    each = torch.stack(list(masks().values())[:3] + [torch.zeros(H, W)])[:, None]
+    each = torch.stack([*list(masks().values())[:3], torch.zeros(H, W)])[:, None]
     x = gprior.blend(source, target, each)
     for i in range(4):
         alone = gprior.blend(source[i : i + 1], target[i : i + 1], each[i, 0])

@@ -115,8 +115,8 @@ class _Membrane:
     def fill(self, values: Array) -> Array:
         """Return the solution (C, n) in the n pixels of the mask, for values (C, H, W) around."""
         known = values.reshape(len(values), -1)[:, self._outside]
-        solved: Array = self._solver.solve(self._rows @ known.T)
-        return solved.T
+        solved: Array = self._solver.solve(self._rows @ known.T).T
+        return solved
 
 
 def _checked(source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
