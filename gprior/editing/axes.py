@@ -110,7 +110,7 @@ class Direction:
 
 def _on_layers(layers: Sequence[int], count: int) -> Tensor:
     """Return 1 for the named layers of ``count``, and 0 for the others."""
-    on = torch.zeros(count, device="cpu")
+    on = torch.zeros(count, dtype=torch.float64, device="cpu")
     for k in layers:
         on[integer("every entry of layers", k, 0, count - 1)] = 1
     return on
@@ -259,7 +259,8 @@ def _of_features(prior: Prior, label: Label, count: int, block: int | None) -> T
         coordinates = x @ vectors.flip(1)[:, :count]
     power = coordinates.square().sum(0)[:, None]
     shifts = coordinates.t() @ (z - z.mean(0)) / power  # coordinates are uncorrelated
-    return _signed(shifts) * (power / n).sqrt()
+    deviations: Tensor = (power / n).sqrt()
+    return _signed(shifts) * deviations
 
 
 def _features(prior: Prior, z: Tensor, c: Tensor | None, block: int | None) -> Tensor:

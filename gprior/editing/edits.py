@@ -183,7 +183,7 @@ def interpolate(
     one, two = _filled(one, two, prior), _filled(two, one, prior)
     ts = _per_image("t", t, one[kind])
     code = {name: _between(name, one[name], two[name], ts) for name in one}
-    nothing = torch.zeros(1, *prior.image_shape).to(prior.like)
+    nothing = prior.like.new_zeros(1, *prior.image_shape)
     before, after = (nothing if added is None else added for added in (added_a, added_b))
     return _rendered(prior, code, _line(before.expand_as(after), after.expand_as(before), ts))
 

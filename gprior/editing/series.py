@@ -69,7 +69,7 @@ __all__ = ["Attribute", "discover"]
 
 MARGIN = 2.0  # τ
 PAPER_NORM = 0.45 * math.sqrt(18 * 512)  # of the deviation of w+ in the paper's generator
-RATES = {"base": 0.03, "direction": 0.1, "rise": 0.3}
+RATES = {"base": 0.1, "direction": 0.3, "rise": 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,7 @@ def discover(
         found = minimise(part, space, objective, start, steps, adam)
         outcomes.append(replace(found, evaluations=(found.evaluations + cost) * count))
     outcome = Outcome.join(outcomes)
-    x = outcome.image.unflatten(1, (count, -1))
+    x = outcome.image.view(S, count, *prior.image_shape)
     return Attribute(
         x,
         Edited(x[:, 0], {"w": outcome.code["base"]}, x[:, 0]),
@@ -290,9 +290,9 @@ class _Line(Space):
 
     def way(self, direction: Tensor) -> Tensor:
         """Return what an α of 1 adds to the styles: D / |D| in the paper's units."""
-        size = direction.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
+        size: Tensor = direction.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
         unit = self.s * math.sqrt(direction[0].numel()) / PAPER_NORM
-        return unit * direction / size
+        return direction * (unit / size)
 
 
 class _Series(Wrapped):
@@ -308,7 +308,8 @@ class _Series(Wrapped):
         """Return series (R, count C, H, W) of styles (R, count, L, w_dim), or of equal ones."""
         if ws.ndim == 3:
             ws = ws[:, None].expand(-1, self.count, -1, -1)
-        return self.base(ws=ws.flatten(0, 1)).view(len(ws), *self.image_shape)
+        x: Tensor = self.base(ws=ws.flatten(0, 1))
+        return x.view(len(ws), *self.image_shape)
 
 
 class _OfSeries:
@@ -321,7 +322,8 @@ class _OfSeries:
         """Return the measurements (R, count, ...) of series x (R, count C, H, W)."""
         images = x.reshape(len(x) * self.count, *self.one.image_shape)
         numbers = torch.arange(self.count, device=x.device).repeat(len(x))
-        return [leaf.unflatten(0, (len(x), self.count)) for leaf in self.one(images, numbers)]
+        leaves = self.one(images, numbers)
+        return [leaf.view(len(x), self.count, *leaf.shape[1:]) for leaf in leaves]
 
 
 def _perceptual_distance(at: Iterate) -> Tensor:
