@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def classed(prior: Any, n: int = 3, seed: int = 0) -> dict[str, Tensor]:
 
 def corrected(prior: Any, solver: str = "csgm", n: int = 2, seed: int = 0) -> gprior.Result:
     """Solve images that the prior lacks, with a correction."""
-    A = gprior.operators.Masking(prior.image_shape, "random", ratio=0.5)
+    A = gprior.operators.Masking(prior.image_shape, "random", keep=0.5)
     y = A(normal([(seed, "image", i) for i in range(n)], prior.image_shape, prior.like))
     return gprior.solve(y, A, prior, solver, steps=3, label=0, correction="tv", seed=seed)
 
@@ -143,7 +144,7 @@ def test_styles_of_filters_and_directions_of_each_image(prior: Any) -> None:
 def test_state_of_an_inner_layer_moves_with_the_generator(prior: Any) -> None:
     """Layers before the state act through it, and what the search changed in it stays."""
     result = gprior.solve(
-        *problem_of(prior), prior, "ilo", steps=(2, 2, 2), label=0, stop="fixed", lr=0.1
+        *problem_of(prior), prior, "ilo", steps=(2, 2, 2, 2), label=0, stop="fixed", lr=0.1
     )
     block = min(int(k.split(".")[1]) for k in result.latents if k.startswith("state."))
     name, first = f"state.{block}.0", Direction("w", torch.ones(prior.w_dim), layers=[0])
@@ -162,7 +163,7 @@ def test_state_of_an_inner_layer_moves_with_the_generator(prior: Any) -> None:
 
 
 def problem_of(prior: Any) -> tuple[Tensor, Any]:
-    A = gprior.operators.Masking(prior.image_shape, "random", ratio=0.5)
+    A = gprior.operators.Masking(prior.image_shape, "random", keep=0.5)
     return A(prior.sample(2, label=1)), A
 
 
@@ -242,7 +243,7 @@ def test_what_one_lacks_is_what_the_generator_uses(prior: Any) -> None:
 def test_states_and_saved_results(prior: Any, tmp_path: Path) -> None:
     y, A = problem_of(prior)
     options: dict[str, Any] = {"label": 0, "stop": "fixed"}
-    a = gprior.solve(y, A, prior, "ilo", steps=(2, 2, 2), correction="tv", **options)
+    a = gprior.solve(y, A, prior, "ilo", steps=(2, 2, 2, 2), correction="tv", **options)
     b = gprior.solve(y, A, prior, "csgm", steps=2, **options)
     a.save(tmp_path / "a.safetensors")
     loaded = gprior.Result.load(tmp_path / "a.safetensors")
@@ -364,11 +365,11 @@ def test_discovered_intensities_rise_and_their_images_are_edits(prior: Any) -> N
     for k in range(4):
         at = edit(found.start, prior, found.direction, found.alpha[:, k])
         torch.testing.assert_close(at.x, found.x[:, k], **EXACT)
-    assert found.evaluations.tolist() == [240, 240]
+    assert found.evaluations.tolist() == pytest.approx([4 * (60 + 1 / 3)] * 2)
 
 
 def test_each_series_is_discovered_for_itself(prior: Any) -> None:
-    y, A = series(prior, 3), gprior.operators.Masking(prior.image_shape, "random", ratio=0.7)
+    y, A = series(prior, 3), gprior.operators.Masking(prior.image_shape, "random", keep=0.7)
     options: dict[str, Any] = {"steps": 5, "perceptual": False}
     measured = torch.stack([A(x) for x in y])
     together = discover(measured, A, prior, label=[0, 1, 0], seed=[1, 2, 3], **options)
@@ -377,7 +378,7 @@ def test_each_series_is_discovered_for_itself(prior: Any) -> None:
     alone = discover(measured[2:], A, prior, label=0, seed=[3], **options)
     torch.testing.assert_close(alone.x, together.x[2:], rtol=0, atol=1e-9)
     unknown = discover(measured[:1], A, prior, seed=1, **options)  # of each class, the best
-    assert unknown.evaluations.item() == pytest.approx(4 * (5 + 3 / 3))
+    assert unknown.evaluations.item() == pytest.approx(4 * (5 + 3 / 3 + 1 / 3))
 
 
 def test_an_operator_for_each_image_of_a_series(prior: Any) -> None:
@@ -404,7 +405,7 @@ def test_growing_ventricles() -> None:
     sizes = (0.7, 0.95, 1.2, 1.45)
     y = torch.stack([phantoms([39], ventricles=size)[0] for size in sizes], 1)
     A = gprior.operators.from_spec("denoise", own.image_shape)
-    found = discover(y[:, [0, 2, 3]], A, own, label=0, steps=60, perceptual=False)
+    found = discover(y[:, [0, 2, 3]], A, own, label=0, steps=100, perceptual=False)
     change = y[:, -1] - y[:, 0]
 
     def share(x: Tensor) -> float:
@@ -412,8 +413,8 @@ def test_growing_ventricles() -> None:
 
     alphas = torch.linspace(0, float(found.alpha[0, -1]), 9)
     shares = [share(edit(found.start, own, found.direction, float(a)).x) for a in alphas]
-    assert all(b > a for a, b in zip(shares, shares[1:], strict=False))
-    assert shares[0] < 0.15 and shares[-1] > 0.8
+    assert all(b > a for a, b in pairwise(shares))
+    assert shares[0] < 0.2 and shares[-1] > 0.8
     # The second image was not shown. Its place follows from the sizes.
     between = found.alpha[0, 1] * (sizes[1] - sizes[0]) / (sizes[2] - sizes[0])
     unseen = edit(found.start, own, found.direction, float(between)).x
@@ -483,5 +484,5 @@ def test_bad_series_are_refused(prior: Any, biggan: BigGAN) -> None:
 def test_directions_of_priors_without_classes(tiny_prior: Any) -> None:
     own = tiny_prior()
     assert len(directions(own, 2)) == 2
-    with pytest.raises(gprior.InputError, match="no.* classes|has none"):
+    with pytest.raises(gprior.InputError, match="has none"):
         class_direction(own, 0, 1)

@@ -81,8 +81,8 @@ class Direction:
     def __neg__(self) -> Direction:
         return Direction(self.input, -self.vector, self.layers, f"-{self.name}")
 
-    def moved(self, latents: Tensor, amounts: Tensor, layers: Sequence[int] | None) -> Tensor:
-        """Return latents (B, ...) moved by amounts (B,), on some layers if they are w.
+    def moved(self, latents: Tensor, amounts: Tensor) -> Tensor:
+        """Return latents (B, ...) moved by amounts (B,).
 
         Raises
         ------
@@ -101,8 +101,8 @@ class Direction:
                 f"the direction of {self.input!r} has shape {tuple(self.vector.shape)}, but the "
                 f"latents of {len(latents)} images have shape {tuple(latents.shape)}"
             )
-        if layers is not None:
-            vector = vector * _on_layers(layers, shape[0]).to(latents)[:, None]
+        if self.layers is not None:
+            vector = vector * _on_layers(self.layers, shape[0]).to(latents)[:, None]
         if latents.ndim == 4:  # one style for each output filter
             vector = vector[:, :, None]
         return latents + amounts.view(-1, *[1] * (latents.ndim - 1)) * vector

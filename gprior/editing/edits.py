@@ -14,7 +14,7 @@ F(v) + q, so that an edit of styles also acts in the blocks before the state.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -107,14 +107,15 @@ def edit(
     >>> edited.x.shape, bool((edited.latents["w"][:, 4:] == w[:, 4:]).all())
     (torch.Size([1, 1, 64, 64]), True)
     """
+    if layers is not None:
+        direction = replace(direction, layers=layers)
     code, added = _begin("result", result, prior)
     code = _with_input(code, direction.input, prior)
     latents = code[direction.input]
-    amounts = _per_image("amount", amount, latents)
-    if layers is not None and direction.input != "w":
-        raise InputError(f"layers need a direction of 'w', this one moves {direction.input!r}")
-    layers = direction.layers if layers is None else layers
-    moved = {**code, direction.input: direction.moved(latents, amounts, layers)}
+    moved = {
+        **code,
+        direction.input: direction.moved(latents, _per_image("amount", amount, latents)),
+    }
     return _rendered(prior, _with_moved_state(prior, code, moved), added)
 
 
@@ -183,9 +184,9 @@ def interpolate(
     one, two = _filled(one, two, prior), _filled(two, one, prior)
     ts = _per_image("t", t, one[kind])
     code = {name: _between(name, one[name], two[name], ts) for name in one}
-    nothing = prior.like.new_zeros(1, *prior.image_shape)
+    nothing = prior.like.new_zeros(len(ts), *prior.image_shape)
     before, after = (nothing if added is None else added for added in (added_a, added_b))
-    return _rendered(prior, code, _line(before.expand_as(after), after.expand_as(before), ts))
+    return _rendered(prior, code, _line(before, after, ts))
 
 
 def _begin(name: str, given: Latents, prior: Prior) -> tuple[Variables, Tensor | None]:
