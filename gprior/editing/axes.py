@@ -5,6 +5,15 @@ arXiv:2004.02546). With styles, they are the principal components of w. Without 
 those of the features before a block, and each one is carried to z by least squares: the z-direction
 u_k minimises the sum over samples of |z_j - Σ_k x_jk u_k|², where x_jk is the coordinate of sample
 j on component k.
+
+Differs from the authors' code
+------------------------------
+- There are 4096 samples and an exact decomposition. The authors have 300,000 samples and an
+  incremental one.
+- The mean of each class is subtracted, so that the components are those within a class.
+- An amount of 1 is one standard deviation σ_k: the vectors are σ_k v_k, and for z σ_k u_k.
+- The edits of a single layer of BigGAN, which give its blocks different z, are left out. ``layers``
+  are for styles.
 """
 
 from __future__ import annotations

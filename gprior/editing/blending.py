@@ -1,4 +1,14 @@
-"""Poisson blending: a part of one image, placed into another without a seam."""
+"""Poisson blending: a part of one image, placed into another without a seam.
+
+Pérez, Gangnet and Blake 2003, "Poisson image editing". Huh et al. 2020, arXiv:2005.01703, section
+4, blend projected and edited objects into the original image with it.
+
+Differs from the authors' code
+------------------------------
+- The demo of pix2latent calls OpenCV's ``seamlessClone``, which takes 8-bit images of three
+  channels. Here images are floating-point, of any range and number of channels.
+- A mask may touch the border of the image.
+"""
 
 from __future__ import annotations
 
