@@ -346,6 +346,16 @@ def test_an_edited_object_goes_back_into_its_image(prior: Any) -> None:
     assert whole[0, 0, inner[0], inner[1]] != 0.25
 
 
+def test_edits_of_a_searched_transform_stay_in_the_frame_of_the_measurement(prior: Any) -> None:
+    A = gprior.operators.from_spec("denoise", prior.image_shape)
+    y = prior.sample(1, label=0).roll((2, 1), (2, 3))
+    options: dict[str, Any] = {"label": 0, "perceptual": False, "population": 3}
+    moved = gprior.solve(y, A, prior, "basincma", steps=(1, 1, 1), transform=True, **options)
+    assert moved.latents["transform"].abs().max() > 0
+    same = edit(moved, prior, class_direction(prior, 0, 1), 0)
+    torch.testing.assert_close(same.x, moved.x, **EXACT)
+
+
 # --- discovery ------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ __all__ = ["Direction", "class_direction", "directions"]
 
 MOVABLE = ("w", "z", "embedding", "c")
 SAMPLES = 4096
-FEATURES = 1 << 27  # numbers of all samples' features at once, 0.5 GB in float32
+FEATURES = 1 << 26  # numbers of all samples' features at once, 0.25 GB in float32
 
 
 @dataclass(frozen=True, eq=False)
