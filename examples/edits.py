@@ -36,7 +36,7 @@ first, second = (solved.take([k]) for k in range(2))
 
 to_t2, component = class_direction(prior, 0, 1), directions(prior, label=0)[0]
 rows = {
-    "one head to another": [interpolate(first, second, t / 4, prior).x for t in range(5)],
+    "one head to another": [interpolate(first, second, prior, t / 4).x for t in range(5)],
     "T1 to T2": [edit(first, prior, to_t2, t / 4).x for t in range(5)],
     "first component": [edit(first, prior, component, t).x for t in (-2, -1, 0, 1, 2)],
 }

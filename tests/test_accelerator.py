@@ -418,7 +418,7 @@ def test_edits(tiny_prior):
     answers = []
     for start, own in ((expected.start, prior), (found.start, moved), (expected.start, moved)):
         edited = edit(start, own, direction, 0.5)
-        between = interpolate(edited, start, 0.5, own)
+        between = interpolate(edited, start, own, 0.5)
         first = edit(start, own, directions(own, 1)[0])
         answers.append(gprior.blend(edited.x, between.x, mask) + first.x)
     for answer in answers[1:]:

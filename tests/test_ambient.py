@@ -187,7 +187,7 @@ def test_edits(state, tiny_prior):
     def make():
         moved = edit(w, prior, directions(prior, 1)[0], [0.5])
         other = edit({"w": w}, prior, class_direction(prior, 0, 1))
-        between = interpolate(moved, other, 0.5, prior)
+        between = interpolate(moved, other, prior, 0.5)
         found = discover(y, lambda x: x, prior, label=0, steps=2)
         return [between.x, gprior.blend(moved.x, other.x, mask), found.x, found.alpha]
 

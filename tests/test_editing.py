@@ -201,29 +201,31 @@ def test_ends_of_an_interpolation_are_exact(prior: Any) -> None:
     a, b = corrected(prior, seed=1), corrected(prior, seed=2)
     for space, name in ((None, "z"), ("w", "w")):
         for t, end in ((0, a), (1, b)):
-            at = interpolate(a, b, t, prior, space)
+            at = interpolate(a, b, prior, t, space)
             expected = end.latents["z"]
             if space:
                 expected = prior.mapping(expected, end.latents["c"])
             assert torch.equal(at.latents[name], expected)
             torch.testing.assert_close(at.x, end.x, **EXACT)
-    each = interpolate(a, b, [0, 1], prior)
+    each = interpolate(a, b, prior, [0, 1])
     torch.testing.assert_close(each.x, torch.stack([a.x[0], b.x[1]]), **EXACT)
 
 
 def test_w_is_interpolated_linearly_and_z_on_the_sphere(prior: Any) -> None:
     a, b = latents(prior, seed=1)["w"], latents(prior, seed=2)["w"]
-    at = interpolate(a, b, 0.25, prior)
+    at = interpolate(a, b, prior, 0.25)
     torch.testing.assert_close(at.latents["w"], 0.75 * a + 0.25 * b, **EXACT)
     u, v = classed(prior, seed=1), classed(prior, seed=2)
     v["z"] = v["z"] * (u["z"].norm(dim=1) / v["z"].norm(dim=1))[:, None]
-    z = interpolate(u, v, 0.3, prior).latents["z"]
+    z = interpolate(u, v, prior, 0.3).latents["z"]
     torch.testing.assert_close(z.norm(dim=1), u["z"].norm(dim=1))
     angle = torch.nn.functional.cosine_similarity
     torch.testing.assert_close(
         angle(z, u["z"]).acos(), 0.3 * angle(u["z"], v["z"]).acos(), rtol=1e-9, atol=1e-9
     )
-    same = interpolate(u, u, 0.3, prior)  # no great circle through one point
+    zero = {**u, "z": torch.zeros_like(u["z"])}  # has no direction
+    torch.testing.assert_close(interpolate(zero, u, prior, 0.3).latents["z"], 0.3 * u["z"])
+    same = interpolate(u, u, prior, 0.3)  # no great circle through one point
     torch.testing.assert_close(same.latents["z"], u["z"], **EXACT)
 
 
@@ -235,7 +237,7 @@ def test_what_one_lacks_is_what_the_generator_uses(prior: Any) -> None:
     }
     plain = classed(prior, 2)
     for a, b, end in ((rich, plain, 1), (plain, rich, 0)):
-        at = interpolate(a, b, end, prior)
+        at = interpolate(a, b, prior, end)
         assert sorted(at.latents) == ["content", "noise.1", "w"]
         torch.testing.assert_close(at.x, prior(**plain), **EXACT)
 
@@ -249,10 +251,10 @@ def test_states_and_saved_results(prior: Any, tmp_path: Path) -> None:
     loaded = gprior.Result.load(tmp_path / "a.safetensors")
     name = next(k for k in a.latents if k.startswith("state."))
     for t, end in ((0, a), (1, b)):
-        at = interpolate(loaded, b, t, prior)
+        at = interpolate(loaded, b, prior, t)
         torch.testing.assert_close(at.x, end.x, **EXACT)
-    assert torch.equal(interpolate(loaded, b, 0, prior).latents[name], a.latents[name])
-    middle = interpolate(loaded, b, 0.5, prior)
+    assert torch.equal(interpolate(loaded, b, prior, 0).latents[name], a.latents[name])
+    middle = interpolate(loaded, b, prior, 0.5)
     halves = ((a.x - a.generated) + (b.x - b.generated)) / 2
     torch.testing.assert_close(middle.x - middle.generated, halves, **EXACT)
 
@@ -260,9 +262,9 @@ def test_states_and_saved_results(prior: Any, tmp_path: Path) -> None:
 def test_embedding_meets_class(biggan: BigGAN) -> None:
     one, two = classed(biggan), classed(biggan, seed=1)
     moved = edit(two, biggan, class_direction(biggan, 0, 1))
-    at = interpolate(one, moved, 1, biggan)
+    at = interpolate(one, moved, biggan, 1)
     torch.testing.assert_close(at.x, moved.x, **EXACT)
-    torch.testing.assert_close(interpolate(one, moved, 0, biggan).x, biggan(**one), **EXACT)
+    torch.testing.assert_close(interpolate(one, moved, biggan, 0).x, biggan(**one), **EXACT)
 
 
 # --- directions ---------------------------------------------------------------------------
@@ -457,10 +459,10 @@ def test_bad_edits_are_refused(prior: Any, biggan: BigGAN) -> None:
         ("vector must be", lambda: Direction("w", torch.ones(3, dtype=torch.long))),
         ("dimensions", lambda: Direction("z", torch.ones(1, 2, 3))),
         ("layers need", lambda: Direction("z", torch.ones(3), layers=[0])),
-        ("space must be", lambda: interpolate(code, code, 0, prior, "w+")),
-        ("as many", lambda: interpolate(code, latents(prior, 2), 0, prior)),
-        ("same latents", lambda: interpolate(code, code["w"][:, :, None], 0, prior)),
-        ("'z' is to be changed", lambda: interpolate(code, code, 0, prior, "z")),
+        ("space must be", lambda: interpolate(code, code, prior, 0, "w+")),
+        ("as many", lambda: interpolate(code, latents(prior, 2), prior, 0)),
+        ("same latents", lambda: interpolate(code, code["w"][:, :, None], prior, 0)),
+        ("'z' is to be changed", lambda: interpolate(code, code, prior, 0, "z")),
         ("count must be", lambda: directions(prior, 0)),
         ("count must be", lambda: directions(prior, 1000)),
         ("block=None", lambda: directions(prior, block=1)),

@@ -124,14 +124,14 @@ def edit(
 def interpolate(
     a: Latents,
     b: Latents,
-    t: float | Sequence[float] | Tensor,
     prior: Prior,
+    t: float | Sequence[float] | Tensor,
     space: str | None = None,
 ) -> Edited:
     """Return the images between two reconstructions.
 
     w, class vectors and embeddings, noise maps, content, phase, transforms and states of inner
-    layers are interpolated linearly, as in section 4.3 of SPHInX, and so is what the correction
+    layers are interpolated linearly, as in section 4.2 of SPHInX, and so is what the correction
     added. z follows the great circle (White 2016, arXiv:1609.04468), because a mean of two draws of
     N(0, I) is shorter than a draw. t = 0 and t = 1 are exactly the latents of a and of b.
 
@@ -143,10 +143,10 @@ def interpolate(
     ----------
     a, b : Result, Edited, dict or Tensor
         Between what to interpolate, see `edit`. Each pair of images is interpolated for itself.
-    t : float or sequence of float
-        Where: 0 is a and 1 is b, one for all, or one per image. Other values extrapolate.
     prior : Prior
         The generator of the latents.
+    t : float or sequence of float
+        Where: 0 is a and 1 is b, one for all, or one per image. Other values extrapolate.
     space : {None, "z", "w"}
         The input to interpolate in; None takes z if both have it, else w. "w" maps z to w first.
 
@@ -166,10 +166,10 @@ def interpolate(
     >>> prior = gprior.load_prior("phantom-64")
     >>> z, c = prior.draw([(0, "z"), (1, "z")]), prior.classes([0, 0], 2)
     >>> a, b = ({"z": z[k : k + 1], "c": c[:1]} for k in range(2))
-    >>> middle = interpolate(a, b, 0.5, prior)
+    >>> middle = interpolate(a, b, prior, 0.5)
     >>> middle.x.shape
     torch.Size([1, 1, 64, 64])
-    >>> bool((interpolate(a, b, 1, prior).latents["z"] == z[1:]).all())
+    >>> bool((interpolate(a, b, prior, 1).latents["z"] == z[1:]).all())
     True
     """
     if space not in (None, "z", "w"):
@@ -323,9 +323,9 @@ def _line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 def _arc(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """Return the spherical interpolation; exactly a for t = 0 and b for t = 1."""
-    u, v = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-30) for x in (a, b))
+    u, v = (x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True) for x in (a, b))
     angle = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
-    sine, line = angle.sin(), _line(a, b, t)
-    by_a, by_b = ((w * angle).sin() / sine for w in (1 - t, t))
-    arc = by_a[:, None] * a + by_b[:, None] * b
-    return torch.where((sine > PARALLEL)[:, None], arc, line)
+    sine, ones = angle.sin(), [1] * (a.ndim - 1)
+    by_a, by_b = (((w * angle).sin() / sine).view(-1, *ones) for w in (1 - t, t))
+    arc = by_a * a + by_b * b
+    return torch.where((sine > PARALLEL).view(-1, *ones), arc, _line(a, b, t))  # False for NaN
