@@ -44,6 +44,7 @@ PUBLIC = (
     "gprior.search",
     "gprior.solvers",
     "gprior.sampling",
+    "gprior.editing",
     "gprior.solvers.terms",
     "gprior.solvers.placement",
     "gprior.images",
@@ -123,8 +124,8 @@ DIFFERENCES = "Differs from the authors' code"
 def keep_differences(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Keep only the section on differences of a solver module; its page says the rest."""
-    if what == "module" and name.startswith("gprior.solvers."):
+    """Keep only the section on differences of a method's module; its page says the rest."""
+    if what == "module" and name.startswith(("gprior.solvers.", "gprior.editing.")):
         del lines[: lines.index(DIFFERENCES) + 2 if DIFFERENCES in lines else len(lines)]
 
 
@@ -194,6 +195,7 @@ html_theme_options = {
         "**": ["page-toc"],
         "methods/index": [],
         "auto_examples/compare_methods": [],
+        "auto_examples/edits": [],
         "auto_examples/multicoil_mri": [],
         "auto_examples/prior_does_not_fit": [],
         "auto_examples/sparse_view_ct": [],

@@ -23,6 +23,7 @@ _HOME = {
     "PosteriorSampler": "gprior.sampling.deepinv_sampler",
     "Reconstructor": "gprior.reconstructor",
     "Result": "gprior.result",
+    "blend": "gprior.editing",
     "calibrate": "gprior.sampling",
     "load_prior": "gprior.checkpoints",
     "posterior": "gprior.sampling",
@@ -34,6 +35,7 @@ _HOME = {
 }
 _ROOMS = (
     "checkpoints",
+    "editing",
     "images",
     "measurements",
     "operators",
@@ -55,8 +57,10 @@ __all__ = [
     "Result",
     "Solved",
     "TunedWeights",
+    "blend",
     "calibrate",
     "checkpoints",
+    "editing",
     "images",
     "load_prior",
     "measurements",
@@ -74,6 +78,7 @@ __all__ = [
 if TYPE_CHECKING:
     from gprior import (
         checkpoints,
+        editing,
         images,
         measurements,
         operators,
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
     from gprior.checkpoints import load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual
+    from gprior.editing import blend
     from gprior.priors import TunedWeights
     from gprior.reconstructor import Reconstructor
     from gprior.result import Result

@@ -21,6 +21,7 @@ from torch import nn
 
 import gprior
 from gprior.cli import main
+from gprior.editing import class_direction, directions, discover, edit, interpolate
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import BigGAN, Generator
 from gprior.solvers import SOLVERS, TUNINGS
@@ -444,3 +445,24 @@ def test_posterior(tiny_prior, method):
     assert found.samples.device.type == "cuda"
     torch.testing.assert_close(found.samples.cpu(), expected.samples, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.noise_std.cpu(), expected.noise_std, rtol=1e-5, atol=1e-6)
+
+
+def test_edits(tiny_prior):
+    prior = tiny_prior(c_dim=2)
+    moved = there(prior)
+    A, direction = Downsampling(prior.image_shape, 2), class_direction(prior, 0, 1)
+    y = torch.stack([A(prior.sample(3, seed=seed)) for seed in (0, 1)])
+    options = {"label": 0, "steps": 2}
+    expected, found = (discover(y, *pair, **options) for pair in ((A, prior), (there(A), moved)))
+    assert found.x.device.type == "cuda"
+    torch.testing.assert_close(found.x.cpu(), expected.x, rtol=1e-5, atol=1e-5)
+    mask = (prior.sample(1, seed=2)[0, 0] > 0.5).to(prior.like)
+    answers = []
+    for start, own in ((expected.start, prior), (found.start, moved), (expected.start, moved)):
+        edited = edit(start, own, direction, 0.5)
+        between = interpolate(edited, start, own, 0.5)
+        first = edit(start, own, directions(own, 1)[0])
+        answers.append(gprior.blend(edited.x, between.x, mask) + first.x)
+    for answer in answers[1:]:
+        assert answer.device.type == "cuda"
+        torch.testing.assert_close(answer.cpu(), answers[0], rtol=1e-5, atol=1e-5)

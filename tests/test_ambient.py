@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import gprior
+from gprior.editing import class_direction, directions, discover, edit, interpolate
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import BigGAN, Generator, view_of
 from gprior.solvers import SOLVERS
@@ -189,6 +190,26 @@ def test_operators_that_were_made_in_inference_mode(prior):
         assert gprior.solve(y, A, prior, "csgm", steps=2).x.isfinite().all()
     A = Masking(loaded.image_shape, "half")
     assert gprior.solve(A(loaded.sample(1)), A, loaded, steps=1, init="random").x.isfinite().all()
+
+
+@everywhere
+def test_edits(state, tiny_prior):
+    prior = tiny_prior(c_dim=2)
+    w, mask = prior.mapping(prior.draw([(0, "z")]), prior.classes(0, 1)), torch.eye(16)
+    y = torch.stack([prior.sample(3, label=0)])
+
+    def make():
+        moved = edit(w, prior, directions(prior, 1)[0], [0.5])
+        other = edit({"w": w}, prior, class_direction(prior, 0, 1))
+        between = interpolate(moved, other, prior, 0.5)
+        found = discover(y, lambda x: x, prior, label=0, steps=2)
+        return [between.x, gprior.blend(moved.x, other.x, mask), found.x, found.alpha]
+
+    expected = make()
+    with AMBIENT[state]():
+        found = make()
+    for a, b in zip(expected, found, strict=True):
+        same(a, b)
 
 
 @everywhere

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "result": (*TOOLS, "priors", "search"),
     "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
     "sampling": (*TOOLS, "priors", "problem", "search", "solvers", "result"),
+    "editing": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),
     "batch": (*TOOLS, "priors", "search", "solvers", "result", "solving"),
     "training": (*TOOLS, "priors", "checkpoints", "distances", "images"),
@@ -46,8 +47,8 @@ MAY_IMPORT = {
     ),
     "cli": ("checks", "operators", "commands"),
     "__init__": (
-        "batch", "checks", "checkpoints", "distances", "reconstructor", "result", "sampling",
-        "solving",
+        "batch", "checks", "checkpoints", "distances", "editing", "reconstructor", "result",
+        "sampling", "solving",
     ),
 }  # fmt: skip
 # What a room hides from others: they import from the room itself. Documented parts of it, and the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,26 @@ def test_posterior_samples(
     assert {"truth", "y", "mean", "sample 6", "standard deviation"} <= set(panels)
     seen, missing = (float(v) for v in re.findall(r"half ([\d.]+)", capsys.readouterr().out))
     assert missing > 1.5 * seen
+
+
+def test_edits(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPRIOR_EXAMPLE_BUDGET", "20")
+    values = runpy.run_path(str(EXAMPLES / "edits.py"))
+    (figure,) = shown
+    rows = list(values["rows"].values())
+    for axes, images in zip(np.array(figure.axes).reshape(5, 5), rows, strict=True):
+        for axis, x in zip(axes, images, strict=True):
+            np.testing.assert_array_equal(axis.get_images()[0].get_array(), x[0, 0].numpy())
+    one, t2, component, found, _ = rows
+    for images in (t2, component):  # at an amount of 0, the reconstruction itself
+        middle = images[0] if images is t2 else images[2]
+        torch.testing.assert_close(middle, values["first"].x)
+    torch.testing.assert_close(one[4], values["second"].x)
+    assert [float((a - b).abs().mean()) > 0.001 for a, b in pairwise(found)] == [True] * 4
+    printed = capsys.readouterr().out
+    shares = [float(v) for v in re.findall(r"share ([\d.-]+), of", printed)]
+    assert len(shares) == 4 and shares == sorted(shares)
+    steps = [abs(float(v)) for v in re.findall(r"ed: ([\d.-]+)", printed)]
+    assert len(steps) == 3 and steps[2] < steps[1]

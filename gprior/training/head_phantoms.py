@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.checks import integer
+from gprior.checks import integer, number
 from gprior.randomness import generator
 
 Mask = Callable[[Tensor], Tensor]  # signed distance -> mask in [0, 1]
@@ -60,7 +60,11 @@ class Draws:
 
 
 def phantoms(
-    indices: Iterable[int], resolution: int = 64, seed: int = 0, contrast: int | None = None
+    indices: Iterable[int],
+    resolution: int = 64,
+    seed: int = 0,
+    contrast: int | None = None,
+    ventricles: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Draw head slices.
 
@@ -76,6 +80,9 @@ def phantoms(
     contrast : int, optional
         Index into `CONTRASTS`, for all slices: the same heads in another contrast. None takes
         that of each slice.
+    ventricles : float
+        Factor of the size of the ventricles, above 0. Several factors give a series of one head, in
+        which nothing else changes. Slices above the ventricles have none.
 
     Returns
     -------
@@ -90,20 +97,20 @@ def phantoms(
     >>> images.shape, labels.tolist()
     (torch.Size([3, 1, 32, 32]), [0, 1, 2])
     """
-    rows = list(indices)
+    rows, factor = list(indices), number("ventricles", ventricles, above=0)
     if contrast is not None:
         integer("contrast", contrast, least=0, most=len(CONTRASTS) - 1)
     kinds = [i % len(CONTRASTS) if contrast is None else contrast for i in rows]
     labels = torch.tensor(kinds, device="cpu")
     parts = [  # drawn at twice the size and averaged, against aliasing
-        F.avg_pool2d(_draw(rows[i : i + 64], kinds[i : i + 64], 2 * resolution, seed), 2)
+        F.avg_pool2d(_draw(rows[i : i + 64], kinds[i : i + 64], 2 * resolution, seed, factor), 2)
         for i in range(0, len(rows), 64)
     ]
     empty = torch.zeros(0, 1, resolution, resolution, **PLAIN)
     return (torch.cat(parts) if parts else empty), labels
 
 
-def _draw(rows: list[int], kinds: list[int], size: int, seed: int) -> Tensor:
+def _draw(rows: list[int], kinds: list[int], size: int, seed: int, ventricles: float) -> Tensor:
     """Draw slices (B, 1, size, size)."""
     draws = Draws(seed, rows)
     x, y = _coordinates(draws, size)
@@ -131,7 +138,7 @@ def _draw(rows: list[int], kinds: list[int], size: int, seed: int) -> Tensor:
     midline = torch.exp(-((x / 0.022) ** 2)) * inside(0.42 + 0.1 * level - y.abs())
 
     fluid = torch.maximum(sulci * 0.85, midline * draws.uniform(0.5, 1.0))
-    fluid = torch.maximum(fluid, _ventricles(draws, x, y, level, inside))
+    fluid = torch.maximum(fluid, _ventricles(draws, x, y, level, inside, ventricles))
     nuclei = _nuclei(draws, x, y, level, inside)
     lesion = _lesions(draws, x, y, inside) * white * (1 - fluid)
 
@@ -173,10 +180,12 @@ def _ellipse(
     return (((u / a) ** 2 + (v / b) ** 2).sqrt() - 1) * torch.minimum(a, b)
 
 
-def _ventricles(draws: Draws, x: Tensor, y: Tensor, level: Tensor, inside: Mask) -> Tensor:
+def _ventricles(
+    draws: Draws, x: Tensor, y: Tensor, level: Tensor, inside: Mask, factor: float
+) -> Tensor:
     """Draw the two lateral ventricles, each with two horns, and the third ventricle."""
     shrink = (1.25 - level).clamp(0, 1)
-    size = draws.uniform(0.6, 1.5) * shrink
+    size = draws.uniform(0.6, 1.5) * shrink * factor
     fluid = torch.zeros_like(x)
     for side in (-1.0, 1.0):
         side_size = size * draws.uniform(0.85, 1.15)
