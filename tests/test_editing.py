@@ -21,6 +21,7 @@ from gprior.editing import (
     edit,
     interpolate,
 )
+from gprior.operators import Masking
 from gprior.priors import BigGAN, Generator
 from gprior.randomness import normal
 from gprior.search import inputs_of
@@ -108,6 +109,19 @@ def test_edits_and_corrections_commute(prior: Any) -> None:
     assert (without.x - plain.x).abs().mean() > 1e-3
     outside = replace(result, x=result.generated + 3)  # nothing is clipped
     assert edit(outside, prior, direction, 0.7).x.min() > 2
+
+
+def test_a_tuned_image_is_edited_by_its_own_generator(prior: Any) -> None:
+    A = Masking(prior.image_shape, "half")
+    y = A(prior.sample(2, seed=3, label=1))
+    tuned = gprior.solve(y, A, prior, "lbrgm", label=1, steps=2, tune="pti")
+    direction = directions(prior)[0]
+    with pytest.raises(gprior.InputError, match="was made by tuned generators"):
+        edit(tuned, prior, direction)
+    assert tuned.weights is not None
+    own = tuned.weights.generator(prior, 1)
+    same = edit(tuned.take([1]), own, direction, amount=0)
+    torch.testing.assert_close(same.x, tuned.x[1:])
 
 
 def test_edits_of_edits_add_up_and_keep_the_correction(prior: Any) -> None:

@@ -195,6 +195,15 @@ def _begin(name: str, given: Latents, prior: Prior) -> tuple[Variables, Tensor |
     if isinstance(given, (Result, Edited)):
         if isinstance(given, Result) and given.restarts is not None:
             raise InputError(f"{name} has all restarts of each image; pass its best()")
+        if (
+            isinstance(given, Result)
+            and given.weights is not None
+            and given.weights.prior == prior.digest()
+        ):
+            raise InputError(
+                f"{name} was made by tuned generators, and prior is the one before tuning; take "
+                "one image i, and pass result.weights.generator(prior, i) as its prior"
+            )
         if tuple(given.x.shape[1:]) != prior.image_shape:
             raise InputError(
                 f"{name} has images of shape {tuple(given.x.shape[1:])}, but the prior makes "
