@@ -327,6 +327,19 @@ def test_a_phantom_is_the_same_head_at_another_size():
     assert error.max() < 0.5 * other.min()
 
 
+def test_only_the_ventricles_of_a_series_grow():
+    heads = range(0, 60, 3)  # T1-like: fluid is dark
+    small, usual, large = (phantoms(heads, ventricles=v)[0] for v in (0.7, 1, 1.3))
+    assert torch.equal(usual, phantoms(heads)[0])
+    assert torch.equal(usual[..., :10, :], large[..., :10, :])
+    assert torch.equal(usual[..., :8], large[..., :8])
+    for before, after in ((small, usual), (usual, large)):
+        fall = (before - after).sum((1, 2, 3))
+        assert fall.min() > -1 and fall.max() > 20 and (fall > 1).sum() > 12
+    with pytest.raises(gprior.InputError, match="ventricles"):
+        phantoms([0], ventricles=0)
+
+
 def test_a_phantom_set(data):
     assert data.images.dtype == torch.uint8 and data.images.shape == (24, 1, 16, 16)
     assert data.classes == CONTRASTS and data.held_out.shape == (12, 1, 16, 16)
