@@ -15,6 +15,7 @@ import gprior
 from gprior.editing import (
     Direction,
     Edited,
+    axes,
     class_direction,
     directions,
     discover,
@@ -256,6 +257,15 @@ def test_what_one_lacks_is_what_the_generator_uses(prior: Any) -> None:
         torch.testing.assert_close(at.x, prior(**plain), **EXACT)
 
 
+def test_a_transform_meets_an_image_without_one(prior: Any) -> None:
+    plain = latents(prior, 1)
+    phi = torch.tensor([[0.4, 0.4, 0.2, 0.0, 0.2]], dtype=torch.float64)
+    at = interpolate(plain, {**plain, "transform": phi}, prior, [0.5])
+    torch.testing.assert_close(at.latents["transform"], phi / 2, **EXACT)
+    end = interpolate({**plain, "transform": phi}, plain, prior, 1)
+    torch.testing.assert_close(end.x, prior(ws=plain["w"]), **EXACT)
+
+
 def test_states_and_saved_results(prior: Any, tmp_path: Path) -> None:
     y, A = problem_of(prior)
     options: dict[str, Any] = {"label": 0, "stop": "fixed"}
@@ -315,6 +325,21 @@ def test_components_of_features_are_carried_to_z() -> None:
         assert (overlap - overlap.diagonal().diag()).max() < 0.06
 
 
+def test_components_of_few_samples_with_many_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are more features than samples, the smaller matrix is decomposed."""
+    monkeypatch.setattr(axes, "FEATURES", 1)  # 64 samples at least
+    double = torch.empty(0, dtype=torch.float64)
+    matrix = normal([(0, "m", i) for i in range(5)], (256,), double)
+    own = Generator(lambda z: (z.sin() @ matrix).view(-1, 1, 16, 16), 5, dtype=torch.float64)
+    z = own.draw([(0, "spread", i) for i in range(64)])
+    x = own(z).flatten(1)
+    left, _, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    expected = left.t()[:3] @ (z - z.mean(0)) / 64**0.5
+    for direction, vector in zip(directions(own, 3), expected, strict=True):
+        sign = (direction.vector @ vector).sign()
+        torch.testing.assert_close(sign * direction.vector, vector)
+
+
 def test_components_of_biggan(biggan: BigGAN) -> None:
     found = directions(biggan, 3, label=1)
     code = {**classed(biggan), "c": biggan.classes(1, 3)}
@@ -324,6 +349,9 @@ def test_components_of_biggan(biggan: BigGAN) -> None:
     assert not torch.allclose(later[0].vector, found[0].vector)
     with pytest.raises(gprior.InputError, match="label"):
         directions(biggan, 3)
+    plain = Generator(lambda z: z.tanh().view(-1, 1, 2, 2), 4)
+    with pytest.raises(gprior.InputError, match="prior with blocks"):
+        directions(plain, 1, block=1)
 
 
 def test_class_direction_joins_the_mean_styles(prior: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from gprior import InputError
 from gprior.checkpoints import load_prior, save_prior
 from gprior.training import (
     CONTRASTS,
@@ -338,6 +339,20 @@ def test_a_phantom_is_the_same_head_in_another_contrast():
         assert bool(((x - own)[others].abs().amax((1, 2, 3)) > 0.2).all())
     with pytest.raises(ValueError, match="contrast must be an integer from 0 to 2"):
         phantoms([0], 32, contrast=3)
+
+
+def test_only_the_ventricles_of_a_series_grow():
+    heads = range(0, 60, 3)  # T1-like: fluid is dark
+    small, usual, large = (phantoms(heads, ventricles=v)[0] for v in (0.7, 1, 1.3))
+    assert torch.equal(usual, phantoms(heads)[0])
+    for part in (slice(None, 10), slice(-10, None)):  # the edges of the ventricles are sigmoids
+        assert (usual[..., part, :] - large[..., part, :]).abs().max() < 1e-3
+        assert (usual[..., part] - large[..., part]).abs().max() < 1e-3
+    for before, after in ((small, usual), (usual, large)):
+        fall = (before - after).sum((1, 2, 3))
+        assert fall.min() > -1 and fall.max() > 20 and (fall > 1).sum() > 12
+    with pytest.raises(InputError, match="ventricles"):
+        phantoms([0], ventricles=0)
 
 
 def test_a_phantom_set(data):

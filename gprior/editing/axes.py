@@ -217,9 +217,7 @@ def class_direction(
     """
     if not prior.c_dim:
         raise InputError("class_direction needs a prior with classes; this one has none")
-    a, b = (prior.classes(label, 1) for label in (start, end))
-    if a is None or b is None:  # classes() returns None for priors without classes alone
-        raise InputError("start and end must be classes, got None")
+    a, b = (cast(Tensor, prior.classes(label, 1)) for label in (start, end))
     name = f"class {start} to {end}"
     with torch.no_grad():
         if "w" in prior.inputs:

@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -328,12 +328,10 @@ class _OfSeries:
 def _perceptual_distance(at: Iterate) -> Tensor:
     """Return the perceptual distance between y and A x, the mean over the images, (R,)."""
     problem, predicted = at.problem, at.predicted[0]
-    if problem.perceptual is None:
-        raise InputError("this problem has no perceptual term")
-    maps = problem.perceptual.distance.maps
+    term = cast(PerceptualTerm, problem.perceptual)  # an objective asks only where there is one
     with torch.no_grad():
-        seen = maps(problem.seen(predicted).flatten(0, 1))
-    distance = problem.perceptual.between(maps(predicted.flatten(0, 1)), seen)
+        seen = term.distance.maps(problem.seen(predicted).flatten(0, 1))
+    distance = term.between(term.distance.maps(predicted.flatten(0, 1)), seen)
     return distance.view(len(predicted), -1).mean(1)
 
 
