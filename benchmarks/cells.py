@@ -51,6 +51,7 @@ IN_DEMO = {
     "noise 0.1": "noise:0.1",
 }
 WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4)  # of total variation
+RIVALS = ("deepinv csgm", "dip")  # methods of deepinv
 METRICS = {"psnr": 1, "ssim": 2, "perceptual": 3}  # metric -> digits after the point in tables
 LOWER_IS_BETTER = ("perceptual",)
 TITLES = {"psnr": "PSNR", "ssim": "SSIM", "perceptual": "perceptual distance"}
@@ -184,6 +185,8 @@ def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
         demo = IN_DEMO.get(cell.operator)
         weight = tuned_weight(A, prior) if demo is None else TV_WEIGHT[demo]
         return scored(total_variation(y, A, weight), x)
+    if cell.solver in RIVALS:
+        return scored(rival(cell.solver, y, A, prior, **cell.constants), x)
     stop = cell.stop or ("auto" if cell.operator.startswith("noise") else "fixed")
     started = time.process_time()
     result = gprior.solve(y, A, prior, cell.solver, stop=stop, **cell.constants)
@@ -195,6 +198,47 @@ def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     for snr in cell.jitter:
         values[f"psnr at {snr} dB"] = psnr_with_noise(result, prior, x, snr)
     return values
+
+
+def rival(name: str, y: Tensor, A: Operator, prior: Prior, iterations: int) -> Tensor:
+    """Return the images of a method of deepinv with its own constants, one image after the other.
+
+    Its CSGM knows no classes. It gets a third of the iterations for each class, and the image that
+    leaves least of y counts.
+    """
+    from deepinv.models import ConvDecoder, CSGMGenerator, DeepImagePrior
+
+    images = []
+    for row in y.split(1):
+        torch.manual_seed(0)
+        found: list[Tensor] = []
+        if name == "dip":
+            decoder = ConvDecoder(prior.image_shape, layers=5).to(y)
+            input_shape = (256, 4, 4)
+            found = [DeepImagePrior(decoder, input_shape, iterations=iterations)(row, A).detach()]
+        else:
+            for label in range(max(1, prior.c_dim)):
+                backbone = Backbone(prior, label)
+                steps = iterations // max(1, prior.c_dim)
+                found.append(CSGMGenerator(backbone, inf_max_iter=steps).eval()(row, A).detach())
+        left = [float((A.A(image) - row).square().mean()) for image in found]
+        images.append(found[left.index(min(left))])
+    return torch.cat(images)
+
+
+class Backbone(torch.nn.Module):
+    """A prior with one class as deepinv's CSGM takes a generator: latents are (B, nz, 1, 1)."""
+
+    def __init__(self, prior: Prior, label: int) -> None:
+        super().__init__()
+        self.prior, self.label = prior, label
+        self.nz = prior.z_dim
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return images (B, C, H, W)."""
+        c = {"c": self.prior.classes(self.label, len(z))} if self.prior.c_dim else {}
+        image: Tensor = self.prior(z=z.flatten(1), **c)
+        return image
 
 
 def tuned_weight(A: Operator, prior: Prior) -> float:
