@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 
 import gprior
-from gprior.operators import Masking, PartialCirculant
+from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.problem import AllSteps, Problem
 from gprior.search import AfterBlock, L1Ball, Noise, Sphere, ZPlus, inputs_of
 from gprior.search.bounds import onto_l1_ball
 from gprior.search.loop import step_of
+from gprior.solvers import SOLVERS
 
 DOUBLE = torch.float64
 
@@ -354,3 +356,25 @@ def test_halvings_of_robust_see_smaller_images(tiny_prior):
     torch.testing.assert_close(result.terms["perceptual"], expected)
     held = gprior.solve(y, A, prior, "robust", stop="holdout", **options)
     assert held.terms["perceptual"].isfinite().all()
+
+
+# --- The constants of the papers
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_constants_of_the_paper(name, tiny_prior):
+    """They are fields that differ from the defaults, and one can search with them."""
+    kind = SOLVERS[name]
+    paper, usual = kind.paper(), kind()
+    assert all(getattr(paper, key) != getattr(usual, key) for key in kind.PAPER)
+    same = {f.name for f in fields(kind)} - set(kind.PAPER)
+    assert all(getattr(paper, key) == getattr(usual, key) for key in same)
+    prior = tiny_prior()
+    A = Downsampling(prior.image_shape, 2)
+    few = len(usual.stages)
+    small = {"population": 3} if hasattr(kind, "population") else {}
+    short = kind.paper(steps=(1,) * few if few > 1 else 1, **small)
+    found = gprior.solve(A(prior.sample(1, seed=2)), A, prior, short)
+    assert found.generated.isfinite().all()
+    with pytest.raises(gprior.InputError, match="steps"):
+        kind.paper(steps=-1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -27,6 +27,9 @@ from gprior.search import (
     starting_point,
     tried,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Solver"]
 
@@ -61,6 +64,7 @@ class Solver:
     needs: ClassVar[frozenset[str]] = frozenset()
     has_perceptual: ClassVar[bool] = True  # if it is False, ``perceptual`` is refused
     correction: ClassVar[str | None] = None  # the correction that belongs to the method
+    PAPER: ClassVar[Mapping[str, Any]] = {}  # constants of the paper that differ from the defaults
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     perceptual: bool | str | Callable[..., Any] | None = None
@@ -156,6 +160,32 @@ class Solver:
                 f"{type(self).__name__} starts from z, but init has {sorted(latents)}; add z to it"
             )
         return starting_point(problem, objective, self.init, self.max_batch)
+
+    @classmethod
+    def paper(cls, **constants: Any) -> Self:
+        """Return the method with the constants of its paper, in the units of gprior.
+
+        The defaults of gprior differ where a paper's constants need features of a VGG network,
+        thousands of steps, or a measurement that is an image. The page of each method says why.
+        Where the paper and its authors' code differ, this is the paper.
+
+        Parameters
+        ----------
+        **constants
+            Fields of the method, which replace those of the paper.
+
+        Raises
+        ------
+        InputError
+            If a constant is out of range.
+
+        Examples
+        --------
+        >>> from gprior.solvers import LBRGM
+        >>> LBRGM.paper().pixel, LBRGM.paper(steps=300).steps
+        (1.3, 300)
+        """
+        return cls(**{**cls.PAPER, **constants})
 
     def render(self, prior: Prior, code: Variables) -> Tensor:
         """Return the images (B, C, H, W) of a code, such as ``Result.latents``."""

@@ -49,8 +49,9 @@ Differs from the authors' code
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -133,6 +134,7 @@ class CMAAdam(Population):
         See `Solver`.
     """
 
+    PAPER: ClassVar[Mapping[str, Any]] = {**Population.PAPER, "elites": False}
     steps: int | tuple[int, ...] = (100, 500)
     outer: str = "csa"
     elites: bool = True

@@ -33,8 +33,9 @@ Differs from the authors' code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -82,6 +83,7 @@ class BRGM(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"w"})
+    PAPER: ClassVar[Mapping[str, Any]] = {"steps": 5000, "pixel": 65.0}
     steps: int = 500
     init: Init = "mean"
     pixel: float = GRAY_LEVEL

@@ -22,8 +22,9 @@ Differs from the authors' code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gprior.problem import Problem
 from gprior.search import GRAY_LEVEL, Adam, Init, Objective, Outcome, Term, Watch, Z, fidelity
@@ -50,6 +51,7 @@ class CSGM(Solver):
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
     has_perceptual: ClassVar[bool] = False
+    PAPER: ClassVar[Mapping[str, Any]] = {"fidelity": 49152.0}
     steps: int = 500
     init: Init = "random"
     fidelity: float = GRAY_LEVEL

@@ -23,8 +23,9 @@ Differs from the authors' code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gprior.priors import spread
 from gprior.problem import Problem
@@ -64,6 +65,7 @@ class I2S(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
+    PAPER: ClassVar[Mapping[str, Any]] = {"steps": 5000, "pixel": 4.0, "lr": 0.022}
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     pixel: float = GRAY_LEVEL
@@ -92,6 +94,7 @@ class I2SPlusPlus(I2S):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "noise"})
+    PAPER: ClassVar[Mapping[str, Any]] = {"pixel": 4.0, "lr": 0.022}
     steps: int | tuple[int, ...] = (800, 400)
     lr_noise: float = 0.1
 

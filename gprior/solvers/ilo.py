@@ -36,8 +36,9 @@ Differs from the authors' code
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from gprior.checks import InputError
 from gprior.priors import HasBlocks, Prior
@@ -105,6 +106,7 @@ class ILO(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "state"})
+    PAPER: ClassVar[Mapping[str, Any]] = {"pixel": 4.0, "radius": (1000.0, 1000.0, 6000.0)}
     steps: int | tuple[int, ...] = (300, 200, 100, 100)
     init: Init = "random"
     pixel: float = GRAY_LEVEL

@@ -41,7 +41,7 @@ Differs from the authors' code
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -104,6 +104,10 @@ class LBRGM(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "steps": 2000, "pixel": 1.3, "betas": (0.96, 0.9999), "start_by": "perceptual",
+        "perceptual": True,
+    }  # fmt: skip
     steps: int = 500
     init: Init = "best-of:100"
     pixel: float = GRAY_LEVEL

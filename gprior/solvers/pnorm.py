@@ -25,8 +25,9 @@ Differs from the authors' code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -74,6 +75,7 @@ class PNorm(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w"})
+    PAPER: ClassVar[Mapping[str, Any]] = {"pixel": 4.0, "norm": 1e-3}
     steps: int = 1300
     init: Init = "mean"
     pixel: float = GRAY_LEVEL

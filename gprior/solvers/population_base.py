@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,6 +111,9 @@ class Population(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "pixel": 0.0, "absolute": 2.0, "feature": 7.0, "perceptual": True,
+    }  # fmt: skip
     init: Init = "random"
     population: int | None = None
     bound: float = 2.0

@@ -23,8 +23,9 @@ Differs from the authors' code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gprior.priors import spread
 from gprior.problem import Problem
@@ -74,6 +75,7 @@ class Projector(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "noise"})
+    PAPER: ClassVar[Mapping[str, Any]] = {"pixel": 0.0}
     steps: int = 1000
     init: Init = "mean"
     pixel: float = GRAY_LEVEL

@@ -26,8 +26,9 @@ Differs from the authors' code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -63,6 +64,7 @@ class PULSE(Solver):
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "noise"})
     has_perceptual: ClassVar[bool] = False
+    PAPER: ClassVar[Mapping[str, Any]] = {"steps": 100, "tolerance": 2e-3}
     steps: int = 400
     init: Init = "random"
     pixel: float = 100.0

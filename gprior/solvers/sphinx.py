@@ -51,9 +51,10 @@ Differs from the authors' code
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -117,6 +118,10 @@ class SPHInX(Solver):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "content", "noise"})
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "steps": 10_000, "full": True, "pixel": 4.0, "feature": 1.05,
+        "lr_content": 1e-3, "lr_noise": 1e-3,
+    }  # fmt: skip
     steps: int = 1000
     init: Init = "mean"
     full: bool = False
