@@ -147,6 +147,9 @@ def test_an_image_in_range_is_found_exactly(tiny_prior, c_dim):
     assert found_rows(found) == [True, True]
     assert (found.generated - x).square().mean().sqrt() < 1e-5
     assert (found.evaluations <= 161).all() and (found.diagnostics["trust"] > 0.99).all()
+    # Nothing is left to correct, unless one asks for it.
+    assert torch.equal(found.x, found.generated) and (found.prior_weight == 1).all()
+    assert found.diagnostics["in range"].tolist() == [1, 1]
     # The latents decode to the image, and the rounds are steps for the callback.
     ws = {"ws": found.latents["w"], **({"c": found.latents["c"]} if c_dim else {})}
     torch.testing.assert_close(prior(**ws), found.generated)

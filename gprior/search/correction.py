@@ -42,6 +42,7 @@ __all__ = ["Corrected", "correct"]
 STEPS = 120
 TRIAL_STEPS = 80  # of a candidate, which starts where the one before ended
 DOUBTED, TRUSTED = 0.3, 0.75  # bounds of a, which is otherwise how far the prior is trusted
+CERTAIN = 0.95  # trust, from which on an image in range has nothing that could be corrected
 UNDECIDED = 0.5  # a at least, where A sees the whole image
 FACTORS = (10.0, 3.0, 1.0, 0.3)  # of the usual λ, for the candidates
 # A smooth and a random image of one norm may be measured at powers that differ by this factor ...
@@ -72,7 +73,11 @@ class Corrected:
 
 @torch.no_grad()
 def correct(
-    problem: Problem, prior_image: Tensor, kind: str = "auto", belief: Tensor | None = None
+    problem: Problem,
+    prior_image: Tensor,
+    kind: str = "auto",
+    belief: Tensor | None = None,
+    in_range: Tensor | None = None,
 ) -> Corrected:
     """Correct images of the generator, each row for itself, from y alone.
 
@@ -87,6 +92,9 @@ def correct(
     belief : Tensor, optional
         How far the prior is to be trusted, (R,), see `trust`. The default is what the residual
         of ``prior_image`` says.
+    in_range : Tensor, optional
+        1 where ``prior_image`` was found by a search for images that the prior contains, else 0,
+        (R,). Where it is also trusted, it stays as it is, with a = 1.
 
     Returns
     -------
@@ -116,6 +124,10 @@ def correct(
         weight = torch.where(predictive, chosen.weight, weight)
         strength = torch.where(predictive, chosen.strength, strength)
     image = minimise_tv(rows, masks, prior_image, weight, strength, STEPS, start)
+    if kind == "auto" and in_range is not None:
+        certain = (in_range > 0) & (belief >= CERTAIN)
+        image = torch.where(spread_out(certain, image), prior_image, image)
+        weight = torch.where(certain, 1.0, weight)
     sound = linear & image.flatten(1).isfinite().all(1)
     return Corrected(
         torch.where(spread_out(sound, image), image, prior_image),

@@ -28,7 +28,7 @@ It is minimised in two stages:
    they leave too much of y after all, Adam takes what steps are left.
 
 The image of the search is then corrected, see `gprior.search.correction`, with the prior weight
-that follows from t.
+that follows from t. An image that was found in range with t of at least 0.95 stays as it is.
 
 A prior without styles is searched in z, whose prior term is |z|²/2.
 
@@ -67,7 +67,7 @@ from gprior.search import (
     trust,
 )
 from gprior.solvers.base import Solver
-from gprior.solvers.in_range import search_in_range
+from gprior.solvers.in_range import IN_RANGE, search_in_range
 
 __all__ = ["Auto"]
 
@@ -134,6 +134,7 @@ class Auto(Solver):
                 outcome, belief, left = search_in_range(
                     blind, outcome, belief, second, self.max_batch, watch
                 )
+            found = outcome.diagnostics.get(IN_RANGE, torch.zeros_like(belief))
             release = (1 / belief.square()).clamp_max(self.most / self.likelihood)
             start = {**outcome.start, **outcome.code, WEIGHT: release}
             parts = rows_by(left) if second else []
@@ -149,7 +150,8 @@ class Auto(Solver):
         else:
             outcome = minimise(problem, space, objective, start, second, late, watch)
             belief = self._belief(problem, outcome.image, second)
-        diagnostics = {**outcome.diagnostics, "trust": belief}
+            found = torch.zeros_like(belief)
+        diagnostics = {**outcome.diagnostics, "trust": belief, IN_RANGE: found}
         return replace(outcome, evaluations=outcome.evaluations + cost, diagnostics=diagnostics)
 
     def _model(self, prior: Prior) -> tuple[Space, list[Term]]:

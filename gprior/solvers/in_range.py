@@ -23,8 +23,9 @@ from gprior.search import (
     trust,
 )
 
-__all__ = ["search_in_range"]
+__all__ = ["IN_RANGE", "search_in_range"]
 
+IN_RANGE = "in range"  # in the diagnostics: whether the image was found
 TRUSTED = 0.3  # trust in an image, from which on the search begins
 FOUND = 0.25  # trust in what the search reaches, from which on it has found the image
 # The search is given up where it reaches less than this in the first round, or does not get better
@@ -62,13 +63,16 @@ def search_in_range(
     Returns
     -------
     outcome : Outcome
-        With the latents that were found, and the evaluations.
+        With the latents that were found, and the evaluations. ``diagnostics["in range"]`` is 1
+        where the image was found, else 0.
     belief : Tensor
         (R,), not less than before.
     left : Tensor
         Steps that each row may still take, (R,) on the CPU: 0 where its image was found.
     """
     prior, left = problem.prior, torch.full((len(problem),), steps, device="cpu")
+    in_range = torch.zeros_like(belief)
+    outcome = replace(outcome, diagnostics={**outcome.diagnostics, IN_RANGE: in_range})
     # Noise does not mislead this search, so it is also for rows that came near enough to y.
     going = [why in ("steps", "discrepancy") for why in outcome.reason]
     trusted = (belief >= TRUSTED) & torch.tensor(going, device=belief.device)
@@ -111,6 +115,7 @@ def search_in_range(
         target, nearest(target, code), each, rounds, STEPS, follow=True, done=DONE, after=after
     )
     good = (reached >= FOUND).nonzero()[:, 0]
+    in_range[rows[good]] = 1
     changed = copy(outcome.code)
     u = found.u[good]
     new = latents.inputs(target.take(good).code(u), {})["ws"] if styled else u

@@ -139,7 +139,7 @@ def corrected(
     per_row = result.restarts is not None  # else one row for each image
     every = torch.arange(len(problem), device=problem.image.device)
     images = result.x.flatten(0, 1) if per_row else result.x
-    belief = result.diagnostics.get("trust")
+    belief, in_range = result.diagnostics.get("trust"), result.diagnostics.get("in range")
     sizes: list[Tensor] = []
     repaired: list[Corrected] = []
     for rows in every[:: 1 if per_row else restarts].split(at_once):  # type: ignore[no-untyped-call]
@@ -148,7 +148,8 @@ def corrected(
         sizes.append(misfit(part, x))
         if kind is not None:
             trusted = None if belief is None else belief.flatten()[here][: len(rows)]
-            repaired.append(correct(part, x, kind, trusted))
+            found = None if in_range is None else in_range.flatten()[here][: len(rows)]
+            repaired.append(correct(part, x, kind, trusted, found))
 
     def whole(values: list[Tensor]) -> Tensor:
         return by_image(torch.cat(values), restarts) if per_row else torch.cat(values)
