@@ -1,4 +1,4 @@
-"""Write files so that a reader finds the old file or the whole new one, never a part."""
+"""Files: written so that a reader finds the old or the whole new one, and read only if whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_write", "restate", "write_bytes", "write_json", "write_text"]
+from gprior.checks import InputError
+
+__all__ = ["atomic_write", "open_tensors", "restate", "write_bytes", "write_json", "write_text"]
 
 
 def restate(error: OSError, message: str) -> OSError:
@@ -172,3 +174,44 @@ def write_json(path: str | os.PathLike[str], obj: Any, what: str = "the JSON fil
             "give None for a number that is not finite, and plain lists for arrays"
         ) from error
     write_text(path, text + "\n", what)
+
+
+@contextmanager
+def open_tensors(
+    path: str | Path, form: str, refusal: str
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Read a safetensors file of one of gprior's formats, and refuse it if it is not whole.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    form : str
+        What its metadata must have as ``format``.
+    refusal : str
+        What is said of another file, such as ``"is no whole gprior result"``.
+
+    Yields
+    ------
+    metadata, tensors : dict
+        All of the file. What the block finds wrong with them (a KeyError, TypeError, ValueError or
+        RecursionError) is also told as a refusal.
+
+    Raises
+    ------
+    InputError
+        If the file is truncated, of another format, or a folder.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).is_dir():
+        raise InputError(f"{path} {refusal}: it is a folder")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != form:
+            raise InputError(f"its format is {metadata.get('format')!r}, not {form!r}")
+        yield metadata, tensors
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} {refusal}: {error}") from error

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.files import write_bytes, write_text
+from gprior.files import open_tensors, write_bytes, write_text
 from gprior.priors import TunedWeights
 from gprior.search import join, take
 
@@ -275,14 +274,7 @@ class Result:
         ValueError
             If the file is truncated or is no result.
         """
-        if Path(path).is_dir():
-            raise InputError(f"{path} is no whole gprior result: it is a folder")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        with open_tensors(path, FORMAT, "is no whole gprior result") as (metadata, tensors):
             facts = json.loads(metadata["gprior"])
             kept: dict[str, Any] = {k: facts[k] for k in FACTS}
             kept |= {k: tensors[k] for k in OPTIONAL if k in tensors}  # which earlier files lack
@@ -297,8 +289,6 @@ class Result:
                 features=facts.get("features"),
                 correction=facts.get("correction"),
             )
-        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"{path} is no whole gprior result: {error}") from error
 
 
 OPTIONAL = ("generated", "prior_weight", "misfit", "plausibility")

@@ -23,8 +23,8 @@ MODULES = sorted(
 TOOLS = ("randomness", "files", "checks")
 MAY_IMPORT = {
     "randomness": (),
-    "files": (),
     "checks": (),
+    "files": ("checks",),
     "operators": TOOLS,
     "priors": TOOLS,
     "checkpoints": (*TOOLS, "priors"),

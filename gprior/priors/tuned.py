@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.func import functional_call
 
 from gprior.checks import InputError, integer
-from gprior.files import write_bytes
+from gprior.files import open_tensors, write_bytes
 from gprior.priors.prior import Prior
 from gprior.priors.sharing import view_of
 from gprior.priors.wrapped import Wrapped
@@ -272,14 +271,5 @@ class TunedWeights:
         InputError
             If the file is truncated, or has no tuned weights.
         """
-        if Path(path).is_dir():
-            raise InputError(f"{path} has no whole tuned weights: it is a folder")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        with open_tensors(path, FORMAT, "has no whole tuned weights") as (metadata, tensors):
             return cls.of_tensors(metadata["prior"], tensors)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} has no whole tuned weights: {error}") from error

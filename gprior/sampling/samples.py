@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.stats import t as student
 from torch import Tensor
 
 from gprior.checks import InputError, number
-from gprior.files import write_bytes, write_text
+from gprior.files import open_tensors, write_bytes, write_text
 from gprior.sampling.conformal import Calibration
 
 __all__ = ["Posterior"]
@@ -218,14 +217,7 @@ class Posterior:
         InputError
             If the file is truncated, or has no posterior samples.
         """
-        if Path(path).is_dir():
-            raise InputError(f"{path} has no whole posterior samples: it is a folder")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        with open_tensors(path, FORMAT, "has no whole posterior samples") as (metadata, tensors):
             facts = json.loads(metadata["gprior"])
             known = facts["calibration"]
             latents = {k[8:]: v for k, v in tensors.items() if k.startswith("latents.")}
@@ -236,8 +228,6 @@ class Posterior:
                 latents=latents,
                 calibration=None if known is None else Calibration(**known),
             )
-        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"{path} has no whole posterior samples: {error}") from error
 
 
 ARRAYS = ("samples", "generated")
