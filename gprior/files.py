@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gprior.checks import InputError
 
-__all__ = ["atomic_write", "open_tensors", "restate", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "atomic_write", "open_tensors", "restate", "write_bytes", "write_json", "write_tensors",
+    "write_text",
+]  # fmt: skip
 
 
 def restate(error: OSError, message: str) -> OSError:
@@ -174,6 +177,38 @@ def write_json(path: str | os.PathLike[str], obj: Any, what: str = "the JSON fil
             "give None for a number that is not finite, and plain lists for arrays"
         ) from error
     write_text(path, text + "\n", what)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Any], metadata: dict[str, str], what: str
+) -> None:
+    """Write tensors of any device into one safetensors file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Ends in ``.safetensors``.
+    tensors : mapping of str to Tensor
+        What `open_tensors` returns.
+    metadata : dict
+        Has the ``format``.
+    what : str
+        Names the content in messages.
+
+    Raises
+    ------
+    InputError
+        If the path does not end in ``.safetensors``.
+    OSError
+        If it cannot be written; nothing is left behind.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"path must end in .safetensors, got {path.name!r}")
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    write_bytes(path, save(plain, metadata), what)
 
 
 @contextmanager

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import save
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.files import open_tensors, write_bytes, write_text
+from gprior.files import open_tensors, write_tensors, write_text
 from gprior.priors import TunedWeights
 from gprior.search import join, take
 
@@ -250,9 +249,6 @@ class Result:
         OSError
             If it cannot be written; nothing is left behind.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            raise InputError(f"path must end in .safetensors, got {path.name!r}")
         tensors = {name: getattr(self, name) for name in ARRAYS}
         tensors |= {k: getattr(self, k) for k in OPTIONAL if getattr(self, k) is not None}
         tensors |= {f"latents.{k}": v for k, v in self.latents.items()}
@@ -260,10 +256,9 @@ class Result:
         tensors |= {f"diagnostics.{k}": v for k, v in self.diagnostics.items()}
         if self.weights is not None:
             tensors |= {f"weights.{k}": v for k, v in self.weights.tensors().items()}
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         facts = json.dumps(self.facts(), indent=1)
-        write_bytes(path, save(tensors, {"format": FORMAT, "gprior": facts}), "the result")
-        write_text(path.with_suffix(".json"), facts + "\n", "the result's facts")
+        write_tensors(path, tensors, {"format": FORMAT, "gprior": facts}, "the result")
+        write_text(Path(path).with_suffix(".json"), facts + "\n", "the result's facts")
 
     @classmethod
     def load(cls, path: str | Path) -> Result:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.func import functional_call
 
 from gprior.checks import InputError, integer
-from gprior.files import open_tensors, write_bytes
+from gprior.files import open_tensors, write_tensors
 from gprior.priors.prior import Prior
 from gprior.priors.sharing import view_of
 from gprior.priors.wrapped import Wrapped
@@ -255,12 +254,8 @@ class TunedWeights:
         OSError
             If it cannot be written; nothing is left behind.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            raise InputError(f"path must end in .safetensors, got {path.name!r}")
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.tensors().items()}
-        data = save(tensors, {"format": FORMAT, "prior": self.prior})
-        write_bytes(path, data, "the weights")
+        metadata = {"format": FORMAT, "prior": self.prior}
+        write_tensors(path, self.tensors(), metadata, "the weights")
 
     @classmethod
     def load(cls, path: str | Path) -> TunedWeights:

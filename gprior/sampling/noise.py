@@ -15,7 +15,7 @@ from gprior.search import Latents, Objective, Target, descend, profile_likelihoo
 
 __all__ = ["draw_noise", "estimate_noise", "with_noise_model"]
 
-ROUNDS = 5  # of the estimate: from the size of y down to what the prior leaves of it
+ROUNDS = 5  # of the estimate, each with a new curvature
 
 
 def with_noise_model(problem: Problem) -> tuple[Problem, str]:

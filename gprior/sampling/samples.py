@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from scipy.stats import t as student
 from torch import Tensor
 
 from gprior.checks import InputError, number
-from gprior.files import open_tensors, write_bytes, write_text
+from gprior.files import open_tensors, write_tensors, write_text
 from gprior.sampling.conformal import Calibration
 
 __all__ = ["Posterior"]
@@ -197,16 +196,12 @@ class Posterior:
         OSError
             If it cannot be written; nothing is left behind.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            raise InputError(f"path must end in .safetensors, got {path.name!r}")
         values = {name: getattr(self, name) for name in (*ARRAYS, *TENSORS)}
         tensors = {name: value for name, value in values.items() if value is not None}
         tensors |= {f"latents.{k}": v for k, v in self.latents.items()}
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         facts = json.dumps(self.facts(), indent=1)
-        write_bytes(path, save(tensors, {"format": FORMAT, "gprior": facts}), "the samples")
-        write_text(path.with_suffix(".json"), facts + "\n", "the facts of the samples")
+        write_tensors(path, tensors, {"format": FORMAT, "gprior": facts}, "the samples")
+        write_text(Path(path).with_suffix(".json"), facts + "\n", "the facts of the samples")
 
     @classmethod
     def load(cls, path: str | Path) -> Posterior:
