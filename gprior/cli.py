@@ -466,6 +466,12 @@ def train(
     mapping_layers: Annotated[
         int, typer.Option(metavar="N", help="Layers of the mapping network.")
     ] = 4,
+    noise: Annotated[
+        bool, typer.Option("--noise/--no-noise", help="With or without noise inputs.")
+    ] = True,
+    overparameterized: Annotated[
+        bool, typer.Option("--overparameterized", help="One style per output filter.")
+    ] = False,
     augment: Annotated[
         str, typer.Option(metavar="P", help="none, adaptive or a probability.")
     ] = "none",
@@ -509,6 +515,8 @@ def train(
         channel_base=channel_base,
         channel_max=channel_max,
         mapping_layers=mapping_layers,
+        noise=noise,
+        overparameterized=overparameterized,
         augment=augment,
         augment_with=augment_with,
         path_length=path_length,

@@ -64,7 +64,7 @@ def _tiny_prior(
         prior.freeze()
         z = torch.randn(512, 8).to(dtype)
         means = [
-            prior.mapping(z, prior.classes(k, 512) if c_dim else None)[:, 0].mean(0)
+            prior.mapping_network(z, prior.classes(k, 512) if c_dim else None).mean(0)
             for k in range(max(c_dim, 1))
         ]
         prior.w_avg.copy_(torch.stack(means) if c_dim else means[0])

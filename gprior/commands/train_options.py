@@ -44,8 +44,10 @@ class Options:
         ``intensity`` is text: ``"LO,HI"`` or ``"percentile"``. Phantoms ignore them.
     steps, batch, lr, gamma, seed
         See `Settings`.
-    z_dim, w_dim, channel_base, channel_max, mapping_layers
+    z_dim, w_dim, channel_base, channel_max, mapping_layers, overparameterized
         See `StyleGAN2`.
+    noise : bool
+        Whether the generator has noise inputs.
     augment : str
         ``"adaptive"``, ``"none"``, or the probability of each augmentation; see `Settings`.
     augment_with : str, optional
@@ -71,6 +73,8 @@ class Options:
     channel_base: int = 2048
     channel_max: int = 128
     mapping_layers: int = 4
+    noise: bool = True
+    overparameterized: bool = False
     augment: str = "none"
     augment_with: str | None = None
     path_length: float = 0.0
@@ -122,8 +126,13 @@ class Options:
         words += ["--out", str(out)]
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "data" and value != field.default:
-                words += [f"--{field.name.replace('_', '-')}", str(value)]
+            if field.name == "data" or value == field.default:
+                continue
+            name = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                words += [f"--{name}", str(value)]
         return shlex.join(words)
 
     def survey(self) -> Survey:
@@ -153,6 +162,8 @@ class Options:
             "channel_base": self.channel_base,
             "channel_max": self.channel_max,
             "num_mapping_layers": self.mapping_layers,
+            "use_noise": self.noise,
+            "overparameterized": self.overparameterized,
         }
         return Trainer(data, config, self.settings, device)
 

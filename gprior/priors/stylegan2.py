@@ -2,7 +2,8 @@
 
 Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN"
 (arXiv:1912.04958), with the class conditioning of Karras et al. 2020,
-"Training generative adversarial networks with limited data" (arXiv:2006.06676).
+"Training generative adversarial networks with limited data" (arXiv:2006.06676), and as an option
+with the latents of Poirier-Ginter et al. 2022, "Overparameterization improves StyleGAN inversion".
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from gprior.checks import InputError, number
 from gprior.priors.checks import State, check_entry, check_shape, check_sizes
 from gprior.priors.initial import random_weights
 from gprior.priors.prior import Prior
-from gprior.priors.stylegan2_blocks import Block, Mapping, StyledConv
+from gprior.priors.stylegan2_blocks import Block, Mapping, StyledConv, correlated
 from gprior.priors.stylegan2_layers import ModulatedConv, channels
 from gprior.randomness import normal
 
@@ -52,9 +53,17 @@ class StyleGAN2(Prior):
     widths : sequence of int, optional
         Number of feature maps of each block, from 4x4 up. It replaces channel_base and
         channel_max for checkpoints that do not follow their rule.
+    overparameterized : bool
+        True for one latent and one style per output filter, see `correlated`. The input z is then
+        all latents as one vector.
 
     Attributes
     ----------
+    rows : int
+        Number of styles per layer that the mapping network makes: `num_filters` if the prior is
+        overparameterized, and otherwise 0 for a single style.
+    z_dim : int
+        Size of the input z. If the prior is overparameterized, it is (rows + 1) times the argument.
     num_ws : int
         Number of styles per image, 2 log2(img_resolution) - 2.
     w_avg : Tensor
@@ -68,7 +77,8 @@ class StyleGAN2(Prior):
     References
     ----------
     Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN",
-    arXiv:1912.04958.
+    arXiv:1912.04958. Poirier-Ginter et al. 2022, "Overparameterization improves StyleGAN
+    inversion", section 3.1.
     """
 
     def __init__(
@@ -84,15 +94,16 @@ class StyleGAN2(Prior):
         conv_clamp: float | None = None,
         use_noise: bool = True,
         widths: Sequence[int] | None = None,
+        overparameterized: bool = False,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         log2 = check_sizes(self.config)
         self.image_shape = (img_channels, img_resolution, img_resolution)
-        self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
+        self.w_dim, self.c_dim = w_dim, c_dim
         self.conv_clamp = conv_clamp
         self.num_ws = 2 * log2 - 2
-        names = {"z", "w", "content", "state", "filters"}
+        names = {"z", "filters"} | (set() if overparameterized else {"w", "content", "state"})
         optional = {"noise": use_noise, "label": bool(c_dim)}
         self.inputs = frozenset(names | {name for name, has in optional.items() if has})
         self.mapping_network = Mapping(z_dim, w_dim, c_dim, num_mapping_layers)
@@ -104,6 +115,8 @@ class StyleGAN2(Prior):
             for k, (n_in, n_out) in enumerate(zip([0, *widths], widths, strict=False))
         )
         self.max_filters = max(widths)
+        self.rows = self.num_filters if overparameterized else 0
+        self.z_dim = z_dim * (self.rows + 1)
 
     @property
     def w_avg(self) -> Tensor:
@@ -137,7 +150,8 @@ class StyleGAN2(Prior):
 
     def describe(self) -> str:
         """Return the architecture and the sizes of z and w."""
-        return f"StyleGAN2, z {self.z_dim}, w {self.num_ws} x {self.w_dim}"
+        kind, rows = ("overparameterized ", f"{self.rows} x ") if self.rows else ("", "")
+        return f"{kind}StyleGAN2, z {self.z_dim}, w {self.num_ws} x {rows}{self.w_dim}"
 
     def unfreeze(self) -> Self:
         """Let gradients reach the weights of the generator; return self."""
@@ -181,7 +195,7 @@ class StyleGAN2(Prior):
         Returns
         -------
         Tensor
-            ws (B, num_ws, w_dim).
+            ws (B, num_ws, w_dim), or (B, num_ws, rows, w_dim) if the prior is overparameterized.
         """
         check_shape("z", z, (self.z_dim,))
         if self.c_dim and c is None:
@@ -190,11 +204,11 @@ class StyleGAN2(Prior):
             if not self.c_dim:
                 raise InputError("c was given, but this prior has no classes; leave c=None")
             check_shape("c", c, (self.c_dim,), (len(z),))
-        w: Tensor = self.mapping_network(z, c)
-        ws = w[:, None].expand(-1, self.num_ws, -1)
+        w: Tensor = self.mapping_network(correlated(z, self.rows) if self.rows else z, c)
+        ws = w[:, None].expand(-1, self.num_ws, *w.shape[1:])
         if truncation_psi == 1:
             return ws
-        mean = self.mean_style(c).expand_as(w)[:, None]
+        mean = self.mean_style(c).reshape(-1, *[1] * (ws.ndim - 2), self.w_dim)
         cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
         return torch.cat([mean + truncation_psi * (ws[:, :cut] - mean), ws[:, cut:]], 1)
 

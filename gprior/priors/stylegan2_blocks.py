@@ -1,7 +1,8 @@
 """The parts of the StyleGAN2 generator: mapping network, styled convolution and block.
 
 Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN"
-(arXiv:1912.04958).
+(arXiv:1912.04958). Several latents per image are those of Poirier-Ginter et al. 2022,
+"Overparameterization improves StyleGAN inversion".
 """
 
 from __future__ import annotations
@@ -18,16 +19,36 @@ from gprior.priors.checks import State
 from gprior.priors.initial import random_weights
 from gprior.priors.stylegan2_layers import SLOPE, Dense, ModulatedConv, upsample
 
-__all__ = ["Block", "Mapping", "StyledConv"]
+__all__ = ["Block", "Mapping", "StyledConv", "correlated"]
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Scale x (B, n) to unit mean square."""
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+    """Scale vectors (..., n) to unit mean square."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-8)
+
+
+def correlated(z: Tensor, rows: int) -> Tensor:
+    """Return the latents Z_i = (z_i + z_0) / sqrt(2) of the output filters, (B, rows, n).
+
+    Each Z_i is N(0, I), and two of them have the correlation 1/2 because all share z_0, without
+    which the training does not succeed (Poirier-Ginter et al. 2022, section 3.1).
+
+    Parameters
+    ----------
+    z : Tensor
+        (B, (rows + 1) n) from N(0, I): z_0, then z_1, ..., z_rows.
+    rows : int
+        Number of output filters.
+    """
+    shared, own = z.unflatten(1, (rows + 1, -1)).split((1, rows), 1)
+    return (own + shared) / math.sqrt(2.0)
 
 
 class Mapping(nn.Module):
-    """The mapping network M: (z, c) -> w, and the mean of w for truncation."""
+    """The mapping network M: (z, c) -> w, and the mean of w for truncation.
+
+    z is (B, z_dim), or (B, rows, z_dim) with one latent per output filter, which M maps one by one.
+    """
 
     w_avg: Tensor
 
@@ -43,7 +64,9 @@ class Mapping(nn.Module):
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         x = pixel_norm(z)
         if self.embed is not None:
-            x = torch.cat([x, pixel_norm(self.embed(c))], 1)
+            embedded = pixel_norm(self.embed(c))
+            embedded = embedded.view(len(x), *[1] * (x.ndim - 2), -1)
+            x = torch.cat([x, embedded.expand(*x.shape[:-1], -1)], -1)
         for layer in self.layers:
             x = layer(x)
         return x

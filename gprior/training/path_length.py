@@ -26,14 +26,16 @@ def path_lengths(images: Tensor, ws: Tensor, y: Tensor) -> Tensor:
     images : Tensor
         (B, C, H, W), computed from `ws`. The result keeps the graph, so it has gradients.
     ws : Tensor
-        (B, L, d), one style for each layer. The mean is taken over the squares of the L lengths.
+        (B, L, d), one style for each layer, or (B, L, rows, d) with one for each output filter. The
+        mean is taken over the squares of the L lengths. The length of a layer is that of its whole
+        matrix, which is sqrt(rows) times the root mean square of the lengths of its rows.
     y : Tensor
         (B, C, H, W). Standard normal numbers; they are divided by the square root of H W.
     """
     y = y / math.sqrt(y.shape[2] * y.shape[3])
     (grad,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
     # The small number keeps the gradient of the root finite.
-    return (grad.square().sum(2).mean(1) + 1e-16).sqrt()
+    return (grad.square().flatten(2).sum(2).mean(1) + 1e-16).sqrt()
 
 
 class PathLength:

@@ -248,16 +248,20 @@ class Trainer:
     def _styles(
         self, c: Tensor | None, rng: torch.Generator, n: int
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return mixed styles (n, layers, w_dim) and noise maps for n images."""
+        """Return mixed styles (n, layers, w_dim) and noise maps for n images.
+
+        The styles are (n, layers, rows, w_dim) if the generator is overparameterized.
+        """
         G = self.G
         plain: dict[str, Any] = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
         z = torch.randn(2, n, G.z_dim, **plain).to(self.device)
         mixed = torch.rand(n, **plain) < self.settings.mixing
         cut = torch.randint(1, G.num_ws, (n,), generator=rng, device="cpu")
-        cut = torch.where(mixed, cut, G.num_ws)[:, None, None].to(self.device)
+        cut = torch.where(mixed, cut, G.num_ws)[:, None].to(self.device)
         noise = [torch.randn(n, *shape, **plain).to(self.device) for shape in G.noise_shapes]
-        layers = torch.arange(G.num_ws, device=self.device)[:, None]
-        return torch.where(layers < cut, G.mapping(z[0], c), G.mapping(z[1], c)), noise
+        first, second = (G.mapping(latents, c) for latents in z)
+        before = torch.arange(G.num_ws, device=self.device) < cut
+        return torch.where(before.view(n, -1, *[1] * (first.ndim - 2)), first, second), noise
 
     def _descend(self, opt: torch.optim.Adam, loss: Tensor) -> None:
         opt.zero_grad(set_to_none=True)
@@ -303,12 +307,13 @@ class Trainer:
         """
         G = copy.deepcopy(self.ema).cpu()
         key = (self.settings.seed, "w-avg")
-        z = normal([key], (20000, G.z_dim), G.like)[0]
+        # Not `mapping`, so that an overparameterized generator maps one latent per draw as well.
+        z = normal([key], (20000, G.config["z_dim"]), G.like)[0]
         if G.c_dim:
-            rows = [G.mapping(z, G.classes(k, len(z)))[:, 0].mean(0) for k in range(G.c_dim)]
+            rows = [G.mapping_network(z, G.classes(k, len(z))).mean(0) for k in range(G.c_dim)]
             G.w_avg.copy_(torch.stack(rows))
         else:
-            G.w_avg.copy_(G.mapping(z)[:, 0].mean(0))
+            G.w_avg.copy_(G.mapping_network(z).mean(0))
         fold_(G)
         critic = copy.deepcopy(self.D).cpu().eval().requires_grad_(False)
         fold_(critic)
