@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import gprior
+from gprior.checkpoints import save_prior
+from gprior.cli import main
+from gprior.operators import Downsampling, Masking
 from gprior.priors import StyleGAN2
 from gprior.priors.stylegan2_blocks import correlated
+from gprior.solvers.overparameterized import Truncation
 from gprior.training.path_length import path_lengths
 
 DOUBLE = torch.float64
@@ -101,3 +107,137 @@ def test_it_describes_itself(twins):
     assert over.describe() == "overparameterized StyleGAN2, z 136, w 6 x 16 x 16"
     assert over.inputs == {"z", "filters"} | ({"label"} if over.c_dim else set())
     assert StyleGAN2(**over.config).rows == 16 and StyleGAN2(**plain.config).rows == 0
+
+
+# --- Searches
+
+
+@pytest.mark.parametrize("shape", [(8,), (5, 8), (4, 5, 8)])
+def test_truncation_contracts_by_its_factor(shape):
+    g = torch.Generator().manual_seed(0)
+    w = torch.randn(3, *shape, generator=g, dtype=DOUBLE)
+    mean = torch.randn(3, 8, generator=g, dtype=DOUBLE)
+    rule, there = Truncation(0.9, 0.5), mean.view(3, *[1] * (len(shape) - 1), 8)
+    near = rule.project({"w": w, "noise.0": w}, {"mean": mean}, 0.499)
+    torch.testing.assert_close(near["w"] - there, 0.9 * (w - there), rtol=1e-14, atol=1e-15)
+    assert near["noise.0"] is w
+    assert rule.project({"w": w}, {"mean": mean}, 0.5)["w"] is w
+    always = Truncation(0.9, 1.0).project({"w": w}, {"mean": mean}, 0.999)["w"]
+    assert torch.equal(always, near["w"])
+
+
+def scene(prior, n=2):
+    A = Masking(prior.image_shape, torch.ones(prior.image_shape[1:]))
+    c = [i % prior.c_dim for i in range(n)] if prior.c_dim else None
+    return A, A(prior.sample(n, seed=3, label=c)), {"label": c, "stop": "fixed"}
+
+
+def test_the_search_starts_from_the_mean_and_shares_its_matrix(twins):
+    for prior in twins:
+        A, y, options = scene(prior)
+        first = gprior.solve(y, A, prior, "overparameterized", steps=1, **options)
+        w = first.latents["w"]
+        assert w.shape == (2, prior.num_ws, prior.num_filters, prior.w_dim)
+        mean = prior.mean_style(label(prior, 2)).expand(2, -1)
+        torch.testing.assert_close(w, mean[:, None, None].expand_as(w))
+        later = gprior.solve(y, A, prior, "overparameterized", steps=20, **options)
+        w = later.latents["w"]
+        assert (w == w[:, :1]).all()  # shared by the layers
+        assert w[:, 0].std(1).max() > 1e-3  # and not by the filters
+        assert (later.loss < 0.8 * first.loss).all()
+        torch.testing.assert_close(prior(ws=w), later.generated)
+
+
+def test_a_matrix_per_layer_differs_between_layers(twins):
+    _, over = twins
+    A, y, options = scene(over)
+    w = gprior.solve(y, A, over, "overparameterized", steps=20, by_layer=True, **options)
+    assert (w.latents["w"] != w.latents["w"][:, :1]).any()
+
+
+def test_the_baseline_searches_single_styles(twins):
+    plain, over = twins
+    A, y, options = scene(plain)
+    for by_layer in (False, True):
+        options |= {"by_filter": False, "by_layer": by_layer}
+        found = gprior.solve(y, A, plain, "overparameterized", steps=20, **options)
+        w = found.latents["w"]
+        assert w.shape == (2, plain.num_ws, plain.w_dim)
+        assert bool((w == w[:, :1]).all()) != by_layer
+        with pytest.raises(gprior.InputError, match="overparameterized"):  # among what works
+            gprior.solve(y, A, over, "overparameterized", **options)
+
+
+def test_random_starts_are_matrices_of_the_mapping_network(twins):
+    _, over = twins
+    A, y, options = scene(over)
+    options |= {"init": "random", "truncation": 1.0, "steps": 1}
+    found = gprior.solve(y, A, over, "overparameterized", seed=[1, 2], **options)
+    assert (found.latents["w"].std(2) > 0).any()
+    assert (found.x[0] - found.x[1]).abs().max() > 1e-3
+
+
+def test_truncation_keeps_the_styles_near_the_mean(twins):
+    """Throughout, as the paper has it for 16 x nearest-neighbour downsampling."""
+    _, over = twins
+    _, _, options = scene(over)
+    A = Downsampling(over.image_shape, 4, filter="nearest")
+    y = A(over.sample(2, seed=3, label=options["label"]))
+    mean = over.mean_style(label(over, 2)).expand(2, -1)[:, None, None]
+
+    def away(until):
+        found = gprior.solve(y, A, over, "overparameterized", steps=20, until=until, **options)
+        return float((found.latents["w"] - mean).norm())
+
+    assert away(1.0) < 0.95 * away(0.5)
+
+
+def test_other_methods_take_it_or_name_those_that_do(twins):
+    _, over = twins
+    A, y, options = scene(over)
+    for name in ("csgm", "auto"):
+        found = gprior.solve(y, A, over, name, budget=40, **options)
+        assert found.x.shape == y.shape
+    with pytest.raises(gprior.InputError, match=r"needs the inputs \['w'\].*overparameterized"):
+        gprior.solve(y, A, over, "lbrgm", **options)
+    with pytest.raises(gprior.InputError, match="truncation must be at most 1, got 1.5"):
+        gprior.solvers.Overparameterized(truncation=1.5)
+
+
+def test_a_batch_is_its_images_alone(twins):
+    _, over = twins
+    A, y, options = scene(over)
+    options |= {"steps": 15, "init": "random", "stop": "fixed"}
+    whole = gprior.solve(y, A, over, "overparameterized", **options)
+    one = {**options, "label": None if options["label"] is None else options["label"][1]}
+    alone = gprior.solve(y[1:], A, over, "overparameterized", **one)
+    assert (whole.x[1:] - alone.x).abs().max() < 1e-6
+    assert whole.evaluations.tolist() == pytest.approx([15 + 1 / 3] * 2)
+
+
+# --- Training and files
+
+
+def test_the_command_trains_it(tmp_path):
+    words = ["--resolution", "16", "--count", "24", "--steps", "2", "--batch", "4", "--w-dim", "8"]
+    words += ["--channel-max", "8", "--z-dim", "8", "--mapping-layers", "2", "--device", "cpu"]
+    words += ["--path-length", "2", "--no-noise", "--overparameterized", "--out", str(tmp_path)]
+    found = CliRunner().invoke(main, ["train", *words])
+    assert found.exit_code == 0, found.output
+    prior = gprior.load_prior(tmp_path / "phantom-16.safetensors")
+    assert (prior.rows, prior.z_dim) == (8, 9 * 8) and "noise" not in prior.inputs
+    assert "--no-noise --overparameterized" in (tmp_path / "model_card.md").read_text()
+    assert torch.isfinite(prior.sample(2)).all()
+    w = prior.mapping_network(torch.randn(20000, 8), prior.classes(1, 20000))
+    torch.testing.assert_close(prior.w_avg[1], w.mean(0), atol=0.05, rtol=0.05)
+    again = CliRunner().invoke(main, ["train", *words[:-3], *words[-2:], "--resume"])
+    assert again.exit_code != 0  # the twin is another run
+
+
+def test_a_file_keeps_it(twins, tmp_path):
+    _, over = twins
+    save_prior(over, tmp_path / "over.safetensors")
+    loaded = gprior.load_prior(tmp_path / "over.safetensors")
+    assert loaded.rows == over.rows and loaded.describe() == over.describe()
+    z, c = over.draw([(0, "test", 0)]), label(over, 1)
+    assert torch.equal(loaded(z, c), over(z, c))

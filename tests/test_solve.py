@@ -40,6 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "sphinx": {"steps": 6, "full": True},
     "latent": {"steps": 6, "spaces": ("z+", "content", "noise")},
     "robust": {"steps": (2, 2, 2)},
+    "overparameterized": {"steps": 6},
     "adam": {"steps": 2, "population": 2},
     "cma": {"steps": 2, "population": 3},
     "cma+adam": {"steps": (1, 2), "population": 2},
@@ -50,7 +51,7 @@ POPULATIONS = {"adam", "cma", "cma+adam", "basincma"}
 # Methods whose search sees other images than the code that they return,
 DRAWING = {"projector", "sphinx"}
 # whose steps depend on how many there are,
-SCHEDULED = {*DRAWING, "auto", "pulse", "ilo", "i2s++", "robust"}
+SCHEDULED = {*DRAWING, "auto", "pulse", "ilo", "i2s++", "robust", "overparameterized"}
 # and that start from z alone.
 FROM_Z = {"csgm", "pulse", "ilo", "latent", *POPULATIONS}
 PIXEL = {"pulse": 100.0}  # weights of the data that differ from the usual one

@@ -80,7 +80,7 @@ class Prior(nn.Module):
 
     @property
     def w_avg(self) -> Tensor:
-        """Mean style (w_dim,), or (c_dim, w_dim) if there are classes; needs ``"w"``."""
+        """Mean style (w_dim,), or (c_dim, w_dim) with classes; needs ``"w"`` or ``"filters"``."""
         raise NotImplementedError(f"{type(self).__name__} has no W space")
 
     def mean_style(self, c: Tensor | None) -> Tensor:
@@ -88,7 +88,11 @@ class Prior(nn.Module):
         return self.w_avg if c is None else c.to(self.w_avg) @ self.w_avg
 
     def mapping(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """Map latents (B, z_dim) to one style per layer (B, num_ws, w_dim); needs ``"w"``."""
+        """Map latents (B, z_dim) to one style per layer (B, num_ws, w_dim); needs ``"w"``.
+
+        A prior with ``"filters"`` and without ``"w"`` maps them to one style per output filter,
+        (B, num_ws, rows, w_dim).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no W space")
 
     def draw(self, keys: Sequence[Sequence[int | str]]) -> Tensor:

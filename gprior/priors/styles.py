@@ -10,18 +10,23 @@ from gprior.priors.prior import Prior
 __all__ = ["moments", "samples_by_class", "spread"]
 
 SAMPLES = 4096
+MATRICES = 512  # of styles: their rows together vary as much as a few times more single styles
 
 
 @torch.no_grad()
 def samples_by_class(prior: Prior) -> list[Tensor]:
-    """Return the styles w of 4096 keyed draws in total: one tensor (n, w_dim) per class."""
-    z = prior.draw([(0, "spread", i) for i in range(SAMPLES)])
+    """Return the styles w of keyed draws in total: one tensor (n, w_dim) per class.
+
+    There are 4096 draws, or 512 if each has one style per output filter.
+    """
+    n = SAMPLES if "w" in prior.inputs else MATRICES
+    z = prior.draw([(0, "spread", i) for i in range(n)])
     if not prior.c_dim:
-        return [prior.mapping(z)[:, 0]]
+        return [prior.mapping(z)[:, 0].flatten(0, -2)]
     styles = []
     for label in range(prior.c_dim):
         rows = z[label :: prior.c_dim]
-        styles.append(prior.mapping(rows, prior.classes(label, len(rows)))[:, 0])
+        styles.append(prior.mapping(rows, prior.classes(label, len(rows)))[:, 0].flatten(0, -2))
     return styles
 
 

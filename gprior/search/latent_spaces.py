@@ -20,6 +20,7 @@ __all__ = [
     "FixedStyles",
     "Noise",
     "PhaseMap",
+    "SharedFilters",
     "W",
     "WPlus",
     "Z",
@@ -120,9 +121,26 @@ class Filters(Space):
     rows: int
     needs = frozenset({"filters"})
 
+    @torch.no_grad()
+    def enter(self, prior: Prior, start: Variables) -> Variables:
+        """Add the styles of z, if the starting point of this prior has only z."""
+        return start if "w" in start else {**start, "w": prior.mapping(start["z"], start.get("c"))}
+
     def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
         w = start["w"]
-        return {"w": (w if w.ndim == 4 else w[:, :, None]).repeat(1, 1, self.rows, 1)}
+        w = w if w.ndim == 4 else w[:, :, None]  # (R, num_ws, 1 or rows, w_dim)
+        return {"w": w.expand(-1, -1, self.rows, -1).clone()}
+
+
+class SharedFilters(Filters):
+    """One style per output filter, the same for all layers: the matrix W (R, rows, w_dim)."""
+
+    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
+        return {"w": super().initial(prior, start, step)["w"].mean(1)}
+
+    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
+        w = variables["w"]
+        return {**variables, "w": w[:, None].expand(-1, start["w"].shape[1], -1, -1)}
 
 
 @dataclass(frozen=True)

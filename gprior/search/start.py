@@ -165,7 +165,14 @@ def _mean(problem: Problem, c: Tensor | None) -> Variables:
     prior = problem.prior
     if "w" not in prior.inputs:
         shape = prior.draw(problem.draw_keys("start")[:1])
-        return _complete(prior, torch.zeros_like(shape).expand(len(problem), -1), c)
+        start = _complete(prior, torch.zeros_like(shape).expand(len(problem), -1), c)
+        if "filters" not in prior.inputs:
+            return start
+        # One style per output filter, in which every style is the mean.
+        with torch.no_grad():
+            w = prior.mapping(start["z"], c)
+        mean = prior.mean_style(c).reshape(-1, *[1] * (w.ndim - 2), w.shape[-1])
+        return {**start, "w": mean.expand_as(w).clone()}
     mean = prior.mean_style(c).expand(len(problem), -1)
     draws = [_draw(problem, c, k) for k in range(NEAREST)]
     far = torch.stack([(d["w"][:, 0] - mean).square().sum(1) for d in draws])

@@ -11,6 +11,7 @@ from gprior.solvers.i2s import I2S, I2SPlusPlus
 from gprior.solvers.ilo import ILO
 from gprior.solvers.latent import Latent
 from gprior.solvers.lbrgm import LBRGM
+from gprior.solvers.overparameterized import Overparameterized
 from gprior.solvers.pnorm import PNorm
 from gprior.solvers.population_base import Plan, Population
 from gprior.solvers.projector import Projector
@@ -37,6 +38,7 @@ __all__ = [
     "CMAAdam",
     "I2SPlusPlus",
     "Latent",
+    "Overparameterized",
     "PNorm",
     "Plan",
     "Population",

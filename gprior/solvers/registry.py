@@ -19,6 +19,7 @@ from gprior.solvers.i2s import I2S, I2SPlusPlus
 from gprior.solvers.ilo import ILO
 from gprior.solvers.latent import Latent
 from gprior.solvers.lbrgm import LBRGM
+from gprior.solvers.overparameterized import Overparameterized
 from gprior.solvers.pnorm import PNorm
 from gprior.solvers.projector import Projector
 from gprior.solvers.pulse import PULSE
@@ -41,6 +42,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "sphinx": SPHInX,
     "latent": Latent,
     "robust": Robust,
+    "overparameterized": Overparameterized,
     "adam": AdamSeeds,
     "cma": CMA,
     "cma+adam": CMAAdam,
