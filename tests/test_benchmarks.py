@@ -13,6 +13,7 @@ SCRIPTS = (
     "augmentation", "calibration", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm",
     "perceptual_weight", "population", "sphinx_domains", "sphinx_rates", "tuning",
 )  # fmt: skip
+NO_RESULTS = ("overparameterized",)  # its results are not in the repository yet
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks").is_dir(), reason="only the repository has the benchmarks"
@@ -25,7 +26,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", SCRIPTS + NO_RESULTS)
 def test_different_cells_have_different_keys(name, script):
     for quick in (True, False):
         cells = {}

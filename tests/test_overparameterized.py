@@ -1,4 +1,4 @@
-"""The overparameterized StyleGAN2: its latents, its training, and searches of its matrix of styles."""
+"""The overparameterized StyleGAN2: latents, training, and searches of its matrix of styles."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_other_methods_take_it_or_name_those_that_do(twins):
         assert found.x.shape == y.shape
     with pytest.raises(gprior.InputError, match=r"needs the inputs \['w'\].*overparameterized"):
         gprior.solve(y, A, over, "lbrgm", **options)
-    with pytest.raises(gprior.InputError, match="truncation must be at most 1, got 1.5"):
+    with pytest.raises(gprior.InputError, match=r"truncation must be at most 1, got 1\.5"):
         gprior.solvers.Overparameterized(truncation=1.5)
 
 

@@ -76,7 +76,7 @@ def test_the_default_finds_the_phase(base, scene, phase):
 
 GRADIENT = [
     "csgm", "i2s", "i2s++", "ilo", "latent", "lbrgm", "brgm", "pnorm", "projector", "pulse",
-    "robust", "sphinx", "adam",
+    "robust", "overparameterized", "sphinx", "adam",
 ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from torch import nn
 
@@ -33,9 +35,11 @@ def sequential():
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-@pytest.mark.parametrize("kind", ["StyleGAN2", "BigGAN", "Generator"])
+@pytest.mark.parametrize("kind", ["StyleGAN2", "overparameterized", "BigGAN", "Generator"])
 def test_a_prior_offers_what_its_inputs_say(kind, adapted, tiny_prior):
-    prior = {"StyleGAN2": tiny_prior, "BigGAN": biggan, "Generator": sequential}[kind]()
+    over = partial(tiny_prior, overparameterized=True)
+    kinds = {"StyleGAN2": tiny_prior, "overparameterized": over}
+    prior = {**kinds, "BigGAN": biggan, "Generator": sequential}[kind]()
     prior = prior.adapt((3, 8, 8)) if adapted else prior
     offered = set(PROTOCOLS) & prior.inputs
     assert offered

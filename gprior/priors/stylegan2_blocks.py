@@ -40,8 +40,8 @@ def correlated(z: Tensor, rows: int) -> Tensor:
     rows : int
         Number of output filters.
     """
-    shared, own = z.unflatten(1, (rows + 1, -1)).split((1, rows), 1)
-    return (own + shared) / math.sqrt(2.0)
+    latents = z.reshape(len(z), rows + 1, -1)
+    return (latents[:, 1:] + latents[:, :1]) / math.sqrt(2.0)
 
 
 class Mapping(nn.Module):
