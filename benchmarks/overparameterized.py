@@ -1,9 +1,9 @@
 """What overparameterization does to a StyleGAN2: ``python benchmarks/overparameterized.py``.
 
 It repeats tables 1 to 4 and figures 6, 8 and 11 of Poirier-Ginter et al. 2022,
-"Overparameterization improves StyleGAN inversion", in relative form, on a pair of twins. These are
-two priors that were trained by the same command on the same phantoms, but for one word. ``twins.py``
-has the commands.
+"Overparameterization improves StyleGAN inversion", in relative form, on a pair of twins: two
+priors that were trained by the same command on the same phantoms, but for one word. The commands
+are in ``twins.py``.
 """
 
 from __future__ import annotations

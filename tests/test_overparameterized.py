@@ -10,7 +10,7 @@ import gprior
 from gprior.checkpoints import save_prior
 from gprior.cli import main
 from gprior.operators import Downsampling, Masking
-from gprior.priors import StyleGAN2
+from gprior.priors import StyleGAN2, spread
 from gprior.priors.stylegan2_blocks import correlated
 from gprior.solvers.overparameterized import Truncation
 from gprior.training.path_length import path_lengths
@@ -100,6 +100,11 @@ def test_path_lengths_count_the_whole_matrix():
     grad = torch.einsum("bchw,lrdchw->blrd", y, J) / 30**0.5
     of_rows = grad.square().sum(3).mean((1, 2)).sqrt()
     torch.testing.assert_close(lengths, rows**0.5 * of_rows)
+
+
+def test_the_spread_of_styles_is_that_of_the_ordinary_twin(twins):
+    plain, over = twins  # each row has the distribution of the ordinary style
+    assert spread(over) == pytest.approx(spread(plain), rel=0.05)
 
 
 def test_it_describes_itself(twins):

@@ -10,7 +10,7 @@ from gprior.priors.prior import Prior
 __all__ = ["moments", "samples_by_class", "spread"]
 
 SAMPLES = 4096
-MATRICES = 512  # of styles: their rows together vary as much as a few times more single styles
+MATRICES = 512  # draws of one style per output filter; all its rows count, so fewer are enough
 
 
 @torch.no_grad()

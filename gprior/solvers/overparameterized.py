@@ -2,9 +2,9 @@
 
 Poirier-Ginter, Lessard, Smith and Lalonde 2022, "Overparameterization improves StyleGAN
 inversion", section 3.2. The generator is trained with one latent per output filter, see the
-argument ``overparameterized`` of `gprior.priors.StyleGAN2`. The search is over the matrix W of styles
-that its mapping network makes. Row i of W modulates output filter i of every layer. The objective
-(equation 5) is ::
+argument ``overparameterized`` of `gprior.priors.StyleGAN2`. The search is over the matrix W of
+styles that its mapping network makes. Row i of W modulates output filter i of every layer. The
+objective (equation 5) is ::
 
     J = λ_pix |y - A G(W, ..., W)|² + λ_vgg |φ(y) - φ(A G(W, ..., W))|²
 
