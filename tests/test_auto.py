@@ -19,7 +19,7 @@ from gprior.problem import build_problem
 from gprior.randomness import normal
 from gprior.search.correction import correct, sees_all
 from gprior.search.linear import LinearRows
-from gprior.search.residuals import misfit, observed, response, trust
+from gprior.search.residuals import coarse_trust, misfit, observed, response, smooth_image, trust
 from gprior.search.tv import gradient, gradient_adjoint, minimise_tv, total_variation
 from gprior.solvers import in_range
 from gprior.training import phantoms
@@ -287,6 +287,39 @@ def test_a_wrong_image_is_repaired_and_a_right_one_kept():
     assert found.weight[0] >= 0.5 and misfit(problem, found.image)[1] < misfit(problem, wrong)[1]
     alone = correct(problem.take(torch.tensor([1])), wrong[1:])
     assert (alone.image - found.image[1:]).abs().max() < 1e-4
+
+
+def test_noise_does_not_hide_a_wrong_image():
+    """Single entries cannot tell an error of a quarter of the noise from the noise, regions can."""
+    prior = gprior.load_prior("phantom-64")
+    A = Masking(prior.image_shape, torch.ones(64, 64))
+    x = prior.sample(2, seed=5)
+    noise = 0.3 * normal([(k, "noise") for k in range(2)], prior.image_shape, x)
+    problem = build_problem(x + noise, A, prior, noise_std=0.3)
+    wrong = torch.stack([x[0], x[1] + 0.07 * smooth_image(problem)[0]])
+    masks = observed(problem)
+    residual = (wrong - x - noise).square().mean((1, 2, 3)).sqrt()
+    assert (trust(problem, residual, masks, response(problem)) > 0.9).all()
+    coarse = coarse_trust(LinearRows(problem), wrong, masks)
+    assert coarse[0] > 0.9 and coarse[1] < 0.4
+    found = correct(problem, wrong, belief=torch.ones(2), in_range=torch.ones(2))
+    assert torch.equal(found.image[0], wrong[0]) and found.weight[1] == 0.5
+    quiet = build_problem(x, A, prior)
+    assert (coarse_trust(LinearRows(quiet), wrong, observed(quiet)) == 1).all()
+
+
+def test_a_prior_that_is_far_off_says_nothing_about_what_is_not_seen(prior):
+    x = prior.sample(3)
+    belief = torch.tensor([0.05, 0.16, 0.5], dtype=DOUBLE)
+    for A, expected in (
+        (Downsampling(prior.image_shape, 4), [0.0, 0.3, 0.5]),
+        (Masking(prior.image_shape, "half"), [0.0, 0.3 * 0.0625, 0.5]),
+        (PartialCirculant(prior.image_shape, m=128), [0.3, 0.3, 0.5]),
+    ):
+        problem = rows_of(A, prior, x)
+        found = correct(problem, prior.sample(3, seed=9), belief=belief)
+        assert found.weight.tolist() == pytest.approx(expected)
+        assert found.strength[0] >= found.strength[2]
 
 
 def test_an_operator_that_is_not_linear_is_left_alone(prior):

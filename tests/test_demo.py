@@ -115,6 +115,17 @@ def test_total_variation_improves_on_the_pseudo_inverse():
         assert min(b - a for a, b in zip(before, after, strict=True)) > gain
 
 
+def test_total_variation_of_a_blurred_image_is_not_its_noise():
+    from deepinv.physics import BlurFFT
+
+    x, _ = phantoms(range(2), 64, seed=2)
+    bell = torch.exp(-torch.arange(-4.0, 5.0).square() / (2 * 1.5**2))
+    A = BlurFFT((1, 64, 64), filter=torch.outer(bell, bell)[None, None] / bell.sum() ** 2)
+    y = A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    assert max(scores(A.A_dagger(y), x)[0]) < 10
+    assert min(scores(total_variation(y, A, 1e-3), x)[0]) > 20
+
+
 def test_total_variation_minimises_its_objective():
     """Against projected dual gradients in float64 (Chambolle 2004), for denoising."""
     from gprior.operators import Masking

@@ -48,7 +48,8 @@ def total_variation(
     """
     from deepinv.models import TVDenoiser
 
-    x = previous = ahead = A.A_dagger(y)  # type: ignore[operator]
+    # Not from the pseudo-inverse: that of a blurred image is mostly noise, and stays so for long.
+    x = previous = ahead = A.A_adjoint(y)  # type: ignore[operator]
     with torch.random.fork_rng(devices=[y.device] if y.is_cuda else []):
         torch.manual_seed(0)  # deepinv draws the start of its power iteration from this stream
         step = 1 / float(A.compute_sqnorm(x[:1], verbose=False))  # type: ignore[operator]

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from gprior.problem import Leaves, Problem, entries
 from gprior.randomness import normal
+from gprior.search.linear import LinearRows
 
 __all__ = [
-    "misfit", "observed", "response", "root_mean_square", "smooth_image", "trust",
-    "trust_in",
+    "PROBES", "coarse_trust", "misfit", "observed", "probe", "regions", "response",
+    "root_mean_square", "smooth_image", "trust", "trust_in",
 ]  # fmt: skip
 
 # Usual root mean square residual, in the limit of many measurements, as a share of the pixel range.
 # Tuned on phantoms: images in range leave 0.1 to 0.6 %, and others 1.5 % and more.
 RESIDUAL = 0.007
 FREE = 500  # a search fits about as many entries of y by chance: few measurements leave less
+PROBES = 8  # random measurements, to see how noise appears in A^T y
 
 
 def observed(problem: Problem) -> Leaves:
@@ -96,3 +98,49 @@ def trust(problem: Problem, residual: Tensor, masks: Leaves, units: Tensor) -> T
     excess = (residual.square() - noise).clamp_min(0)
     usual = (RESIDUAL * units).square() * m / (m + FREE)
     return (1 + excess / usual).rsqrt()
+
+
+@torch.no_grad()
+def coarse_trust(rows: LinearRows, images: Tensor, masks: Leaves) -> Tensor:
+    """Return how far the prior is to be trusted, by what its best images leave of regions, (R,).
+
+    These are the means of A^T (A G(u) - y) over 8 x 8 pixels. Strong noise hides in single entries
+    what the prior does not contain, and is averaged out in a region. The trust is 1 without noise.
+
+    Parameters
+    ----------
+    rows : LinearRows
+        A, linear, of R rows.
+    images : Tensor
+        G(u), (R, C, H, W).
+    masks : list of Tensor
+        Weights (R, ...) of the entries of y.
+    """
+    sigma2 = rows.problem.noise_std.square()
+
+    def power(leaves: Leaves) -> Tensor:
+        seen = [leaf * mask for leaf, mask in zip(leaves, masks, strict=True)]
+        return regions(rows.adjoint(seen)).square().flatten(1).mean(1)
+
+    residual = rows.residual(images)
+    noise = torch.stack([power(probe(k, residual, masks)) for k in range(PROBES)]).mean(0) * sigma2
+    # As in `trust`: three standard deviations of the mean square of so many regions.
+    noise = noise * (1 + 3 * (2 / regions(images)[0].numel()) ** 0.5)
+    excess = (power(residual) - noise).clamp_min(0)
+    x = smooth_image(rows.problem)
+    usual = RESIDUAL**2 * power(rows.forward(x)) / regions(x).square().flatten(1).mean(1)
+    return torch.where(sigma2 > 0, (1 + excess / usual.clamp_min(1e-30)).rsqrt(), 1.0)
+
+
+def regions(x: Tensor) -> Tensor:
+    """Return the means of images over regions of 8 x 8 pixels, (R, C, ceil(H/8), ceil(W/8))."""
+    return avg_pool2d(x, min(8, *x.shape[2:]), ceil_mode=True)
+
+
+def probe(k: int, like: Leaves, masks: Leaves) -> Leaves:
+    """Return random numbers of N(0, 1) where masks are not 0, the same in each row."""
+    keys = [(k, "correction", "probe")] * len(masks[0])
+    return [
+        normal(keys, mask.shape[1:], mask).to(leaf) * mask
+        for leaf, mask in zip(like, masks, strict=True)
+    ]

@@ -27,8 +27,8 @@ It is minimised in two stages:
    `gprior.search.gauss_newton`: a few of them come nearer than Adam in any number of steps. Where
    they leave too much of y after all, Adam takes what steps are left.
 
-The image of the search is then corrected, see `gprior.search.correction`, with the prior weight
-that follows from t. An image that was found in range with t of at least 0.95 stays as it is.
+The image of the search is then corrected, see `gprior.search.correction`, with a prior weight that
+follows from t. An image that was found in range with t of at least 0.95 stays as it is.
 
 A prior without styles is searched in z, whose prior term is |z|²/2.
 
