@@ -1,9 +1,9 @@
 """How fast many items are solved: one by one, in batches, refilled, and by two workers.
 
-Phantoms are measured by downsampling x4 with noise of standard deviation 0.1, so that the rows
-stop at different times. A prior that costs nothing, a matrix, shows what leases and files cost.
-Prints the tables, and writes them to ``docs/tables`` unless it is a quick run. Rows that are in
-``results/batch.json`` are not measured again.
+Samples of the prior and phantoms are measured by downsampling x4 with noise of standard deviation
+0.1, so that the rows stop at different times. A prior that costs nothing, a matrix, shows what
+leases and files cost. Prints the tables, and writes them to ``docs/tables`` unless it is a quick
+run. Figures that are in ``results/batch.json`` are not measured again.
 
     python benchmarks/batch.py [--quick] [--device cuda]
 """
@@ -22,9 +22,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from cells import RESULTS, TABLES, held_out
+from cells import RESULTS, TABLES, held_out, in_range
 from torch import Tensor
 
 import gprior
@@ -37,14 +38,21 @@ from gprior.randomness import normal
 
 STORED = RESULTS / "batch.json"
 NOISE = 0.1
+KINDS = ("seconds", "processor")
+PART = 64  # images that each way solves before the next way has its turn
 METHODS = {"csgm": {"steps": 300, "init": "mean"}, "auto": {}}
 
 
 def problem(count: int, device: str) -> tuple[list[gprior.Item], Downsampling, Prior]:
-    """Return noisy measurements of phantoms, their operator and the prior."""
+    """Return noisy measurements, of samples of the prior and new phantoms in turn, A and the prior.
+
+    Rows of samples soon reach the noise level and stop; many rows of phantoms never do.
+    """
     prior = gprior.load_prior("phantom-64", device)
     A = Downsampling(prior.image_shape, 4).to(device)
-    clean = A(held_out(prior, count).to(prior.like))
+    half = (count + 1) // 2
+    pairs = torch.stack([images(prior, half).to(prior.like) for images in (in_range, held_out)], 1)
+    clean = A(pairs.flatten(0, 1)[:count])
     y = clean + NOISE * normal([(k, "benchmark") for k in range(count)], clean.shape[1:], clean)
     return [gprior.Item(f"{k:05}", row.cpu(), seed=k) for k, row in enumerate(y)], A, prior
 
@@ -61,6 +69,20 @@ def seconds(work: Callable[[], object]) -> float:
 def processor() -> float:
     """Return the processor time so far, in seconds, of this process and of those it waited for."""
     return sum(os.times()[:4])
+
+
+class Stored(dict[str, Any]):
+    """Figures by name, written to a file, if there is one, as soon as they are measured."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__(json.loads(path.read_text()) if path and path.is_file() else {})
+        self.path = path
+
+    def __setitem__(self, name: str, figures: Any) -> None:
+        super().__setitem__(name, figures)
+        print(name, json.dumps(figures), flush=True)
+        if self.path:
+            write_json(self.path, dict(self), "the results")
 
 
 class Utilisation:
@@ -86,39 +108,57 @@ class Utilisation:
 
 
 def throughput(
-    count: int, steps: int | None, device: str, batch: int | None, stored: dict[str, list[str]]
+    count: int, steps: int | None, device: str, batch: int | None, stored: Stored
 ) -> Iterator[list[str]]:
-    """Yield the rows of the table of throughput, those that are stored as they are."""
+    """Yield the rows of the table of throughput. Figures that are stored are not measured again.
+
+    The images come in parts, and the ways take turns at each part, so that a machine that becomes
+    slower or faster does so for all of them.
+    """
     items, A, prior = problem(count, device)
     place = "cpu" if device == "cpu" else "cuda:0"
+    ways = {
+        "one by one": {"max_batch": 1},
+        "batches": {"max_batch": batch, "refill": False},
+        "batches, refilled": {"max_batch": batch},
+    }
+    parts = {f"from {k}": items[k : k + PART] for k in range(0, count, PART)}
+    # Workers take seconds to start, so they have all images at once.
+    workers = {"batches, refilled, 2 workers": {"max_batch": batch, "workers": 2}}
+    runs = [(way, part) for part in parts for way in ways] + [(way, "all") for way in workers]
     for method, constants in METHODS.items():
         options = {**constants, "noise_std": NOISE, **({"steps": steps} if steps else {})}
-        ways = {
-            "one by one": {"max_batch": 1},
-            "batches": {"max_batch": batch, "refill": False},
-            "batches, refilled": {"max_batch": batch},
-            "batches, refilled, 2 workers": {"max_batch": batch, "workers": 2},
-        }
         # One item first, so that no way pays for what is loaded once.
         list(gprior.solve_many(items[:1], A, prior, method, **{**options, "steps": 2}))
-        first = None
-        for name, way in ways.items():
-            if old := stored.get(f"{method}, {name}"):
-                first = first or float(old[2])
-                yield old
-                continue
-            with Utilisation() as used:
-                before = processor()
-                spent = seconds(
-                    lambda o=options, w=way, m=method: list(
-                        gprior.solve_many(items, A, prior, m, devices=place, **o, **w)
-                    )
-                )
-            worked = processor() - before
-            first = first or spent
-            times = f"{first / spent:.2f}"
-            figures = f"{spent:.0f}", f"{worked:.0f}", f"{count / spent:.3g}", times
-            yield [method, name, *figures, str(used)]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for way, part in runs:
+            key = f"{device}, {method}, {way}, {part}"
+            if key not in stored:
+                everything = {"devices": place, **options, **{**ways, **workers}[way]}
+                stored[key] = figures(parts.get(part, items), A, prior, method, everything)
+            found.setdefault(way, []).append(stored[key])
+        alone = found["one by one"]
+        for way, measured in found.items():
+            times = [f"{total(alone, what) / total(measured, what):.2f}" for what in KINDS]
+            spent = total(measured, "seconds")
+            used = " / ".join(f["used"] for f in measured if f["used"])
+            row = [f"{spent:.0f}", f"{total(measured, 'processor'):.0f}", f"{count / spent:.3g}"]
+            yield [method, way, *row, *times, used]
+
+
+def total(measured: list[dict[str, Any]], what: str) -> float:
+    """Return the sum of a figure over the parts."""
+    return float(sum(figures[what] for figures in measured))
+
+
+def figures(
+    items: list[gprior.Item], A: Downsampling, prior: Prior, method: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what solving the items takes: seconds, processor seconds, and use of the GPU."""
+    with Utilisation() as used:
+        before = processor()
+        spent = seconds(lambda: list(gprior.solve_many(items, A, prior, method, **options)))
+    return {"seconds": spent, "processor": processor() - before, "used": str(used)}
 
 
 # --- Overhead --------------------------------------------------------------------------------
@@ -168,11 +208,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where to compute, such as cuda")
     parser.add_argument("--count", type=int, help="number of images of the table of throughput")
     args = parser.parse_args()
-    stored = json.loads(STORED.read_text()) if STORED.is_file() and not args.quick else {}
+    stored = Stored() if args.quick else Stored(STORED)
     torch.set_num_threads(1)
     tables = {
         "batch_throughput": (
-            ["Method", "Way", "Seconds", "Processor s", "Items/s", "Times as fast", "GPU used"],
+            ["Method", "Way", "Seconds", "Processor s", "Items/s", "Times as fast", "by processor",
+             "GPU used"],
             throughput(
                 args.count or (6 if args.quick else 256), 4 if args.quick else None, args.device,
                 3 if args.quick else None, stored,
@@ -181,15 +222,10 @@ def main() -> None:
         "batch_overhead": (["Measured", "Value"], overhead(200 if args.quick else 10_000)),
     }  # fmt: skip
     for name, (head, produced) in tables.items():
-        rows = []
-        for row in produced:
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            if name == "batch_throughput" and not args.quick:
-                stored[", ".join(row[:2])] = row
-                write_json(STORED, stored, "the results")
+        rows = list(produced)
         print(f"\n{name}\n{Table(name, head, rows).text()}\n", flush=True)
         if not args.quick:
+            name += "" if args.device == "cpu" else "_gpu"
             with atomic_write(TABLES / f"{name}.csv") as place, place.open("w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
