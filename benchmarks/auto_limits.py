@@ -81,7 +81,8 @@ def best_correction(
     problem = build_problem(y, A, prior, stop="fixed", seed=0)
     rows, masks, G = LinearRows(problem), observed(problem), result.generated
     residual = root_mean_square(rows.residual(G), masks)
-    usual = usual_strength(rows, residual, result.diagnostics["trust"].to(residual))
+    belief = result.diagnostics["trust"].to(residual)
+    usual = usual_strength(rows, residual, belief, torch.ones_like(belief))
     pairs = [(a, factor) for a in WEIGHTS for factor in FACTORS]
     psnr = torch.tensor([
         scores(minimise_tv(rows, masks, G, torch.full_like(usual, a), f * usual, STEPS), x)[0]
