@@ -191,7 +191,11 @@ def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     started = time.process_time()
     result = gprior.solve(y, A, prior, cell.solver, stop=stop, **cell.constants)
     spent = round(time.process_time() - started, 2)
-    values = {**scored(result.x, x), **record(result), "processor seconds": spent}
+    restarts = {}
+    if result.restarts is not None:  # keep="all"
+        restarts["average_loss"] = [round(float(row.mean()), 6) for row in result.loss]
+        result = result.best()
+    values = {**scored(result.x, x), **record(result), **restarts, "processor seconds": spent}
     if result.prior_weight is not None:
         generated = scored(result.generated, x)
         values |= {f"generated {metric}": row for metric, row in generated.items()}
@@ -283,11 +287,13 @@ def record(result: gprior.Result) -> dict[str, Any]:
         return [round(float(v), digits) for v in values]
 
     transforms = {k: v.tolist() for k, v in result.latents.items() if k == "transform"}
-    diagnostics = {name: rounded(values) for name, values in result.diagnostics.items()}
+    diagnostics = {k: rounded(v) for k, v in result.diagnostics.items() if v.ndim == 1}
+    label = {} if result.label is None else {"label": result.label}
     if result.prior_weight is not None:
         diagnostics["prior weight"] = rounded(result.prior_weight, 3)
     return {
         **transforms,
+        **label,
         "loss": rounded(result.loss),
         **{f"term {name}": rounded(values) for name, values in result.terms.items()},
         "evaluations": rounded(result.evaluations, 2),

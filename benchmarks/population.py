@@ -101,7 +101,7 @@ def column(images: str, variant: Variant, n: int, each: int, **amount: Any) -> l
     name, options = variant
     constants = {"perceptual": False, "population": 18, **amount, **options}
     return [
-        Cell(images, (k, k + each), "all", name, {**constants, "label": classes(k, k + each)})
+        Cell(images, (k, k + each), "all", name, {"label": classes(k, k + each), **constants})
         for k in range(0, n, each)
     ]
 

@@ -14,7 +14,7 @@ from gprior.operators import Masking, PartialCirculant
 from gprior.priors import BigGAN, Prior
 from gprior.problem import Problem
 from gprior.randomness import generator, normal
-from gprior.search import CSA, CMAPackage, Fixed, inputs_of, population_size
+from gprior.search import CSA, Fixed, PackageSampler, inputs_of, population_size
 from gprior.search.bounds import onto_simplex
 from gprior.solvers import SOLVERS, BasinCMA, find_solver
 from gprior.solvers.basin_cma import nested
@@ -69,35 +69,98 @@ def test_the_step_size_path_is_that_of_cma(d, diagonal):
     R, P = 4, population_size(d)
     assert {128: 18, 512: 22}[d] == P
     mean = torch.ones(R, d, dtype=DOUBLE)
-    ours, theirs = CSA(mean, 1.0, P, diagonal), CMAPackage(mean, 1.0, P)
+    ours, theirs = CSA(mean, 1.0, P, diagonal), PackageSampler("cma", mean, 1.0, P, 30)
     for g in range(30):
         for search in (ours, theirs):
             x = search.ask(draws(g, R, P, d))
             search.tell(x, x.square().sum(2))
     found = ours.sigma.log().mean()
-    wanted = np.mean([math.log(search.sigma) for search in theirs.searches])
+    wanted = np.mean([math.log(row.search.sigma) for row in theirs.searches])
     assert abs(float(found) - wanted) < 0.05
     ratio = ours.mean.square().mean() / theirs.mean.square().mean()
     assert 0.85 < ratio < 1.15
 
 
-def test_samplers_keep_problems_apart():
-    for make in (lambda m: CSA(m, 0.7, 6, diagonal=True), lambda m: CMAPackage(m, 0.7, 6)):
-        mean = draws(0, 3, 5)
-        whole, alone = make(mean), make(mean[[2, 0]])
-        for g in range(4):
-            noise = draws(g, 3, 6, 5)
-            x, other = whole.ask(noise), alone.ask(noise[[2, 0]])
-            torch.testing.assert_close(other, x[[2, 0]])
-            whole.tell(x, x.square().sum(2))
-            alone.tell(other, other.square().sum(2))
-        rest = whole.take(torch.tensor([1]))
-        torch.testing.assert_close(rest.ask(noise[[1]]), whole.ask(noise)[[1]])
+PACKAGED = (
+    "cma", "cma:diagonal", "cma:positive", "nevergrad:DE", "nevergrad:PSO", "nevergrad:OnePlusOne",
+    "nevergrad:TBPSA", "nevergrad:CMA",
+)  # fmt: skip
+
+
+def packaged(name, mean, members=6):
+    pytest.importorskip(name.partition(":")[0])
+    return PackageSampler(name, mean, 0.7, members, generations=4)
+
+
+@pytest.mark.parametrize("injected", [False, True])
+@pytest.mark.parametrize("name", ["diagonal", *PACKAGED])
+def test_samplers_keep_problems_apart(name, injected):
+    """Each problem alone, from its own numbers, whatever the global generator of NumPy."""
+    make = lambda m: CSA(m, 0.7, 6, diagonal=True)  # noqa: E731
+    if name in PACKAGED:
+        make = lambda m: packaged(name, m)  # noqa: E731
+    mean = draws(0, 3, 5)
+    make(mean)  # imports the package
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    whole, alone = make(mean), make(mean[[2, 0]])
+    torch.testing.assert_close(whole.mean, mean)
+    for g in range(4):
+        noise = draws(g, 3, 6, 5)
+        x, other = whole.ask(noise), alone.ask(noise[[2, 0]])
+        torch.testing.assert_close(other, x[[2, 0]])
+        if injected:
+            x, other = x / 2, other / 2
+        values = x.square().sum(2)
+        values[1, 3] = math.nan
+        whole.tell(x, values, injected)
+        alone.tell(other, values[[2, 0]], injected)
+    assert whole.mean.isfinite().all()
+    rest = whole.take(torch.tensor([1]))
+    few = noise[:, :4]  # a last population may be smaller
+    found = rest.ask(few[[1]])
+    assert found.shape == (1, 4, 5) and found.isfinite().all()
+    if "never" not in name:  # where a search does not keep what it asked
+        torch.testing.assert_close(found, whole.ask(few)[[1]])
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+
+
+def test_a_fixed_distribution_ignores_values():
+    mean, noise = draws(0, 3, 5), draws(1, 3, 6, 5)
     fixed = Fixed(mean, 2.0)
-    fixed.tell(x, x.sum(2))
+    fixed.tell(noise, noise.sum(2))
     torch.testing.assert_close(
         fixed.take(torch.tensor([1])).ask(noise[[1]]), (mean[:, None] + 2 * noise)[[1]]
     )
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_samplers_of_packages_learn(name):
+    """From 5 deviations away, closer than as many draws of the first distribution."""
+    mean = torch.full((4, 4), 3.5, dtype=DOUBLE)
+    search = packaged(name, mean, 10)
+    best = []
+    for g in range(20):
+        x = search.ask(draws(g, 4, 10, 4))
+        values = x.square().sum(2)
+        search.tell(x, values)
+        best.append(values.min(1).values)
+    drawn = min(
+        float((3.5 + 0.7 * draws(g, 4, 10, 4)).square().sum(2).mean(1).min()) for g in range(20)
+    )
+    assert torch.stack(best).min(0).values.median() < 0.5 * drawn
+
+
+def test_methods_of_nevergrad_are_named_or_refused(prior, scene):
+    pytest.importorskip("nevergrad")
+    A, y = scene
+    for outer, message in {
+        "nevergrad:PS0": "such as .*PSO.*; got 'nevergrad:PS0'",
+        "nevergrad:SPSA": "must be a method of nevergrad that has populations",
+        "nevergrad:EDA": "learn_from must be 'sampled' with outer='nevergrad:EDA'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            run(y[:1], A, prior, "basincma", outer=outer)
+    assert run(y[:1], A, prior, "basincma", outer="nevergrad:EDA", learn_from="sampled")
 
 
 def test_the_diagonal_learns_the_scales():
@@ -131,9 +194,10 @@ def test_the_package_is_optional(monkeypatch, prior, scene):
     found = run(y, A, prior, "basincma", outer="cma")
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
     assert (found.x - run(y, A, prior, "basincma", outer="csa").x).abs().max() > 1e-6
-    monkeypatch.setitem(sys.modules, "cma", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'gprior\[cma\]'"):
-        run(y, A, prior, "cma", outer="cma")
+    for package, outer in (("cma", "cma:diagonal"), ("nevergrad", "nevergrad:DE")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ModuleNotFoundError, match=rf"pip install 'gprior\[{package}\]'"):
+            run(y, A, prior, "cma", outer=outer)
 
 
 # --- The loop
@@ -145,9 +209,11 @@ OPTIONS = [
     {"polish": 2},
     {"outer": "random"},
     {"outer": "diagonal", "steps": (2, 1, 0)},
+    {"outer": "cma:positive", "elites": False, "polish": 2},
     {"steps": (0, 2, 3)},
     {"steps": (3, 0, 1)},
     {"transform": True},
+    {"transform": "color"},
 ]
 
 
@@ -164,6 +230,13 @@ def test_options_keep_the_contracts(options, prior, scene):
     torch.testing.assert_close(x, found.x)
     torch.testing.assert_close(255**2 / 2 * (A.A(x) - y).square().mean(1), found.loss)
     torch.testing.assert_close(found.history.min(1).values, found.loss)
+    losses = found.diagnostics["member_losses"]
+    assert (
+        losses.shape == (3, 3) and losses.isnan().sum(1).tolist() == [3 - method.final_members] * 3
+    )
+    assert losses.nan_to_num(math.inf).diff(dim=1).nan_to_num().min() >= 0
+    assert (losses[:, 0] >= found.loss - 1e-9).all()
+    torch.testing.assert_close(losses.nanmean(1), found.diagnostics["average_loss"])
     alone = run(y[1:2], A, prior, "basincma", bound=1.0, stop="fixed", max_batch=2, **options)
     assert (alone.x - found.x[1:2]).abs().max() < 1e-6
     default = run(y, A, prior, "basincma", bound=1.0, stop="fixed")
@@ -295,7 +368,13 @@ def test_few_steps_leave_generations_to_the_transform():
         ("basincma", {"population": 1}, "population must be an integer of at least 2"),
         ("basincma", {"bound": 0}, "bound must be a finite number above 0"),
         ("basincma", {"outer": "full"}, "outer must be one of"),
+        ("basincma", {"outer": "nevergrad:"}, "outer must be one of"),
         ("basincma", {"learn_from": "both"}, "learn_from must be one of"),
+        (
+            "basincma",
+            {"transform": "colour"},
+            "transform must be True, False, 'spatial' or 'color'",
+        ),
         ("basincma", {"polish": 0}, "polish must be an integer of at least 1"),
         ("basincma", {"steps": (0, 3, 0)}, "a generation or a final step"),
         ("basincma", {"search_class": True}, "needs a prior with classes"),
@@ -480,6 +559,23 @@ def test_a_moved_image_is_found_where_it_is(prior):
     torch.testing.assert_close(found.loss, 255**2 / 2 * square)
     alone = run(moved[1:], A, prior, "basincma", transform=True, **options)
     assert (alone.x - found.x[1:]).abs().max() < 1e-6
+
+
+def test_the_brightness_can_be_searched_alone_or_left_out(prior):
+    """Darker and brighter samples are found with their brightness; the other entries stay."""
+    A = Masking(prior.image_shape, torch.ones(1, 16, 16))
+    log_gamma = torch.tensor([-0.25, 0.25], dtype=DOUBLE)
+    y = log_gamma.exp()[:, None, None, None] * prior.sample(2, seed=4)
+    options = {"steps": (6, 4, 6), "perceptual": False, "lr": 0.2, "stop": "fixed"}
+    fixed = run(y, A, prior, "basincma", **options)
+    color = run(y, A, prior, "basincma", transform="color", **options)
+    spatial = run(y, A, prior, "basincma", transform="spatial", perceptual=False)
+    phi = color.latents["transform"]
+    assert (phi[:, :4] == 0).all() and (color.diagnostics["uncovered"] == 0).all()
+    assert ((phi[:, 4] - log_gamma).abs() < 0.12).all()
+    assert (color.loss < fixed.loss).all()
+    phi = spatial.latents["transform"]
+    assert (phi[:, 4] == 0).all() and (phi[:, :4] != 0).all()
 
 
 def test_a_mask_tells_where_the_search_of_a_transform_starts(prior):

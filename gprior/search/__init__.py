@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gprior.search.bounds import Bound, Box, L1Ball, Simplex, Sphere
 from gprior.search.correction import Corrected, correct
-from gprior.search.evolution import CSA, CMAPackage, Fixed, Sampler, population_size
+from gprior.search.evolution import CSA, Fixed, Sampler, population_size
 from gprior.search.gauss_newton import (
     Descent as Descent,
     curvature_of_latents as curvature_of_latents,
@@ -50,6 +50,7 @@ from gprior.search.objective import (
     total as total,
 )
 from gprior.search.optimizer import Adam, Optimizer, rate as rate
+from gprior.search.packages import PackageSampler, in_package as in_package
 from gprior.search.passes import PASSES as PASSES
 from gprior.search.population import Insert, PopulationSearch, Trial, evolve, sample_members
 from gprior.search.record import NON_FINITE, Record
@@ -88,7 +89,6 @@ __all__ = [
     "Auxiliary",
     "Bound",
     "Box",
-    "CMAPackage",
     "Content",
     "Corrected",
     "Filters",
@@ -102,6 +102,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "Outcome",
+    "PackageSampler",
     "PopulationSearch",
     "Record",
     "Sampler",

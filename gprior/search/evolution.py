@@ -1,4 +1,4 @@
-"""Samplers that propose latents and learn from their scores: CSA-ES in torch, and `cma`.
+"""Samplers that propose latents and learn from their scores: the built-in ones, in torch.
 
 Every sampler serves R independent problems at the same time. It receives standard normal numbers
 as an argument, so a sampler needs no random generator. Equation numbers are those of Hansen, "The
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gprior.checks import InputError
 
-__all__ = ["CSA", "CMAPackage", "Fixed", "Sampler", "population_size"]
+__all__ = ["CSA", "Fixed", "Sampler", "population_size"]
 
 
 def population_size(d: int) -> int:
@@ -214,92 +213,3 @@ class CSA:
         for name in ("mean", "sigma", "variance", "p_sigma", "p_c"):
             setattr(other, name, getattr(self, name)[rows])
         return other
-
-
-class CMAPackage:
-    """The package ``cma`` with a full covariance, as a reference. It solves one problem at a time.
-
-    The step size is adapted by CSA in every dimension. From 300 dimensions on, ``cma`` would use
-    another rule, which does not work with injected points.
-
-    Parameters
-    ----------
-    mean : Tensor
-        First means (R, d).
-    sigma : float
-        Initial step size, above 0.
-    members : int
-        P, at least 2.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If ``cma`` is not installed.
-    """
-
-    def __init__(self, mean: Tensor, sigma: float, members: int) -> None:
-        cma = _import_cma()
-        self.like = mean.new_zeros(())
-        options = {
-            "popsize": members,
-            "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,
-            "CMA_mirrors": 0,  # small populations would otherwise have mirrored samples
-            "seed": np.nan,  # this leaves the global generator of NumPy alone
-            "verbose": -9,
-            "verb_log": 0,
-            "verb_disp": 0,
-        }
-        self.numbers = [_Numbers() for _ in mean]
-        self.searches = [
-            cma.CMAEvolutionStrategy(row, sigma, {**options, "randn": numbers})
-            for row, numbers in zip(mean.double().cpu().numpy(), self.numbers, strict=True)
-        ]
-
-    @property
-    def mean(self) -> Tensor:
-        """The means of the distributions (R, d)."""
-        return self._tensor(np.stack([search.mean for search in self.searches]))
-
-    def ask(self, normal: Tensor) -> Tensor:
-        """Return points, made from the given normal numbers."""
-        for numbers, values in zip(self.numbers, normal.double().cpu().numpy(), strict=True):
-            numbers.values = values
-        return self._tensor(np.stack([np.stack(search.ask()) for search in self.searches]))
-
-    def tell(self, points: Tensor, values: Tensor, injected: bool = False) -> None:
-        """Pass the values to ``cma``, which recognises and clips injected points itself."""
-        scores = values.double().nan_to_num(1e300, 1e300, -1e300).cpu().numpy()
-        arrays = points.double().cpu().numpy()
-        for search, x, f in zip(self.searches, arrays, scores, strict=True):
-            search.tell(list(x), list(f))
-
-    def take(self, rows: Tensor) -> CMAPackage:
-        """Return the sampler of some of the problems, given by their numbers."""
-        other = copy.copy(self)
-        other.searches = [self.searches[i] for i in rows.tolist()]
-        other.numbers = [self.numbers[i] for i in rows.tolist()]
-        return other
-
-    def _tensor(self, x: Any) -> Tensor:
-        return torch.from_numpy(x).to(self.like)
-
-
-class _Numbers:
-    """A source of normal numbers for one search, which returns the numbers in ``values``."""
-
-    values: np.ndarray[Any, Any]
-
-    def __call__(self, *shape: int) -> np.ndarray[Any, Any]:
-        return self.values.reshape(shape)
-
-
-def _import_cma() -> Any:
-    """Import the optional package ``cma``."""
-    try:
-        import cma
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "outer='cma' needs the package cma; install it with pip install 'gprior[cma]', or use "
-            "the built-in sampler, outer='csa'"
-        ) from error
-    return cma

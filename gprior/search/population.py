@@ -39,6 +39,8 @@ class PopulationSearch:
         R rows.
     start : dict
         Where they start (R, ...).
+    members : int
+        Members of a row in the largest population.
     columns : int
         Steps of the whole search, the length of the history; 0 keeps no history.
     at_once : int
@@ -61,6 +63,7 @@ class PopulationSearch:
         self,
         problem: Problem,
         start: Variables,
+        members: int,
         columns: int,
         at_once: int,
         watch: Watch,
@@ -69,7 +72,7 @@ class PopulationSearch:
         like = problem.prior.like
         self.problem, self.start, self.at_once, self.watch = problem, start, at_once, watch
         self.record = Record(len(problem), columns, like)
-        self.average = torch.full((len(problem),), torch.nan, dtype=like.dtype, device=like.device)
+        self.losses = like.new_full((len(problem), members), torch.nan)  # of the last population
         self.steps, self.keep, self.elite_count = 0, keep, 0
         self.elites: Outcome | None = None
 
@@ -128,7 +131,8 @@ class PopulationSearch:
             go_on = self.watch.after(self.steps, self.rows, best.loss, best.image)
         self.steps += losses.shape[1]
         finite = torch.where(outcome.loss.isfinite(), outcome.loss, torch.nan)
-        self.average[self.rows] = finite.view(r, P).nanmean(1)
+        self.losses[self.rows] = torch.nan
+        self.losses[self.rows, :P] = finite.view(r, P).sort(1).values
         self.record.spend(outcome.evaluations.view(r, P).sum(1))
         best = replace(best, history=best.history[:, :0])
         self.record.keep(best.rows(), best.criterion, best.loss)
@@ -189,7 +193,11 @@ class PopulationSearch:
             evaluations=self.record.evaluations,
             reason=self.record.reason,
             start=start,
-            diagnostics={**best.diagnostics, "average_loss": self.average},
+            diagnostics={
+                **best.diagnostics,
+                "average_loss": self.losses.nanmean(1),
+                "member_losses": self.losses,
+            },
         )
 
 

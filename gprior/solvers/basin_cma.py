@@ -56,7 +56,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gprior.checks import integer
+from gprior.checks import InputError, integer
 from gprior.priors import Prior
 from gprior.problem import BACKGROUND, Problem
 from gprior.search import Adam, Objective, Space, Trial, Variables, Watch
@@ -96,8 +96,11 @@ class CMA(Population):
     ----------
     steps : int
         Number of generations. The paper has 300.
-    outer : {"csa", "diagonal", "cma", "random"}
-        The sampler: isotropic CMA-ES, diagonal CMA-ES, the package ``cma``, or random draws.
+    outer : str
+        The sampler. ``"csa"`` is isotropic CMA-ES, ``"diagonal"`` is diagonal CMA-ES, and
+        ``"random"`` draws without learning. ``"cma"``, ``"cma:diagonal"`` and ``"cma:positive"``
+        are variants in the package ``cma``; ``"nevergrad:NAME"`` is a method of nevergrad. See
+        `gprior.search.PackageSampler`.
     population, bound, pixel, absolute, feature, lr, lr_class, search_class
         See `Population`. The method takes no gradient steps, so the class stays the same.
     init, perceptual, max_batch
@@ -121,8 +124,8 @@ class CMAAdam(Population):
     ----------
     steps : tuple of 2 int
         Number of generations, and of the final steps of each member. The paper has 100 and 500.
-    outer : {"csa", "diagonal", "cma", "random"}
-        The sampler: isotropic CMA-ES, diagonal CMA-ES, the package ``cma``, or random draws.
+    outer : str
+        The sampler; see `CMA`.
     elites : bool
         Whether the final steps start from the best points of all generations. Otherwise they start
         from a population that is drawn from the last distribution.
@@ -163,10 +166,11 @@ class BasinCMA(CMAAdam):
         multiplies each of the two nested numbers by √f.
     learn_from : {"optimised", "sampled"}
         Whether CMA-ES learns from the points where members end, or where they start.
-    transform : bool
+    transform : bool or {"spatial", "color"}, optional
         Whether to search first, with as many steps, how the object is scaled, shifted and
-        brightened (see `gprior.solvers.placement`). The search starts from the object in
-        ``foreground`` or in the image y. The code then has a ``transform``, and
+        brightened (see `gprior.solvers.placement`). ``"spatial"`` leaves the brightness as it is,
+        and ``"color"`` searches the brightness alone. The search of scales and shifts starts from
+        the object in ``foreground`` or in the image y. The code then has a ``transform``, and
         ``Result.diagnostics["uncovered"]`` is the fraction of pixels that no pixel of the
         generated image reaches.
     outer, elites, polish
@@ -179,9 +183,13 @@ class BasinCMA(CMAAdam):
 
     steps: int | tuple[int, ...] = (30, 30, 300)
     learn_from: str = "optimised"
-    transform: bool = False
+    transform: bool | str | None = None
 
     def __post_init__(self) -> None:
+        if self.transform not in tuple(placement.SEARCHED):
+            raise InputError(
+                f"transform must be True, False, 'spatial' or 'color', got {self.transform!r}"
+            )
         if not isinstance(self.steps, (tuple, list)):
             object.__setattr__(self, "steps", nested(self.steps, (30, 30, 300)))
         super().__post_init__()
@@ -207,13 +215,13 @@ class BasinCMA(CMAAdam):
     @property
     def total(self) -> int:
         """Number of steps of each member, which includes the search of the transform."""
-        return self.columns + self.transform * math.prod(self.transform_search)
+        return self.columns + bool(self.transform) * math.prod(self.transform_search)
 
     def cost(self, classes: int) -> float:
         """Return the evaluations of one restart, which include the search of the transform."""
         generations, steps = self.transform_search
         transform_cost = generations * placement.MEMBERS * (steps + 1 / 3)
-        return super().cost(classes) + self.transform * transform_cost
+        return super().cost(classes) + bool(self.transform) * transform_cost
 
     def prepare(
         self,
@@ -237,8 +245,9 @@ class BasinCMA(CMAAdam):
             return frame(space, objective, steps, adam)
 
         generations, inner = self.transform_search
+        searched = placement.SEARCHED[self.transform]
         phi, spent = placement.search(
-            problem, start, spread, trial(inner), generations, self.max_batch, watch
+            problem, start, searched, spread, trial(inner), generations, self.max_batch, watch
         )
         if pointwise:
             covered = placement.covered(phi, problem.y[0].shape[2:])
@@ -254,13 +263,15 @@ class BasinCMA(CMAAdam):
         """Return the transforms at which the search starts (R, 5), and their deviations (R,).
 
         The first transform moves the usual box onto the foreground. Without a foreground, it moves
-        the box onto the object in y, if y is an image without gaps; otherwise φ is 0.
+        the box onto the object in y, if y is an image without gaps; otherwise φ is 0. If only the
+        brightness is searched, φ is 0 too.
         """
         prior, weight, y = problem.prior, problem.weight, problem.y[0]
-        if weight is not None:
+        still = self.transform == "color"
+        if weight is not None and not still:
             mask = (weight > (1 + BACKGROUND) / 2).to(weight)
             known = torch.ones_like(weight)
-        elif placement.pointwise(problem):
+        elif placement.pointwise(problem) and not still:
             known = (problem.fit[0] > 0).to(y)
             mask = placement.salient_mask(y, known)
         else:

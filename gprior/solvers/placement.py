@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 SIZE = 5  # entries of φ
+# What ``transform`` of `BasinCMA` may be -> the entries of φ that are searched.
+SEARCHED: dict[bool | str | None, list[int]] = {
+    None: [], False: [], True: [0, 1, 2, 3, 4], "spatial": [0, 1, 2, 3], "color": [4],
+}  # fmt: skip
 MEMBERS = population_size(SIZE)
 SPREAD = math.sqrt(0.1)  # first deviation of φ / UNITS: Σ = 0.1 I, algorithm 1, line 2
 SPREAD_AT_OBJECT = 0.1  # the same if the object is located in y, as in the authors' code
@@ -182,13 +186,14 @@ def pointwise(problem: Problem) -> bool:
 def search(
     problem: Problem,
     start: Variables,
+    searched: list[int],
     spread: Tensor,
     trial: Trial,
     generations: int,
     at_once: int,
     watch: Watch,
 ) -> tuple[Tensor, Tensor]:
-    """Search φ by CMA-ES; each trial has a separate latent.
+    """Search entries of φ by CMA-ES; each trial has a separate latent.
 
     The latents start near the running mean of the best latent of each generation (appendix D of the
     paper).
@@ -199,6 +204,8 @@ def search(
         R rows, with a `Transformed` prior.
     start : dict
         The starting point. Its ``transform`` (R, 5) is the first mean of the distributions.
+    searched : list of int
+        The entries of φ to search, d of them. The others keep their first values.
     spread : Tensor
         First standard deviation of φ / `UNITS`, (R,).
     trial : callable
@@ -217,15 +224,18 @@ def search(
     spent : Tensor
         Evaluations (R,).
     """
-    R, like, units = len(problem), problem.prior.like, problem.prior.like.new_tensor(UNITS)
+    like, first = problem.prior.like, start["transform"]
+    units = like.new_tensor(UNITS)[searched]
     centre, deviation, g = torch.zeros_like(start["z"]), 1.0, 0
 
     def insert(rows: Tensor, starts: Variables, points: Tensor) -> Variables:
         keys = problem.take(rows[::MEMBERS]).draw_keys("transform-z", g)
         numbers = normal(keys, (MEMBERS, centre.shape[1]), like).flatten(0, 1)
         z = centre[rows] + deviation * numbers
-        place = points.clamp(-LIMIT, LIMIT)
-        return {**starts, "z": z, "place": place, "transform": place * units}
+        place = points.clamp(-LIMIT, LIMIT)  # (members, d)
+        phi = first[rows].clone()
+        phi[:, searched] = place * units
+        return {**starts, "z": z, "place": place, "transform": phi}
 
     def follow_best(rows: Tensor, outcome: Outcome) -> None:
         nonlocal deviation, g
@@ -236,11 +246,11 @@ def search(
         deviation, g = REUSE, g + 1
 
     population = PopulationSearch(
-        problem.judged_by_loss(), start, 0, at_once, Watch(watch.progress)
+        problem.judged_by_loss(), start, MEMBERS, 0, at_once, Watch(watch.progress)
     )
     sampler = evolve(
         population,
-        CSA(start["transform"] / units, spread, MEMBERS, diagonal=True),
+        CSA(first[:, searched] / units, spread, MEMBERS, diagonal=True),
         MEMBERS,
         trial,
         insert,
@@ -249,6 +259,7 @@ def search(
         learn_from="sampled",
         after=follow_best,
     )
-    phi = like.new_zeros(R, SIZE)
-    phi[population.rows] = sampler.mean.clamp(-LIMIT, LIMIT) * units
+    phi = torch.zeros_like(first)
+    phi[population.rows] = first[population.rows]
+    phi[population.rows[:, None], searched] = sampler.mean.clamp(-LIMIT, LIMIT) * units
     return phi, population.record.evaluations

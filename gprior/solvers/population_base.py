@@ -18,11 +18,11 @@ from gprior.search import (
     GRAY_LEVEL,
     Adam,
     Box,
-    CMAPackage,
     Fixed,
     Init,
     Objective,
     Outcome,
+    PackageSampler,
     PopulationSearch,
     Sampler,
     Simplex,
@@ -36,6 +36,7 @@ from gprior.search import (
     absolute,
     evolve,
     fidelity,
+    in_package,
     minimise,
     perceptual,
     population_size,
@@ -47,7 +48,7 @@ from gprior.solvers.base import Solver
 
 __all__ = ["Plan", "Population"]
 
-OUTER = ("csa", "diagonal", "cma", "random")
+BUILT_IN = ("csa", "diagonal", "random")
 LEARN_FROM = ("optimised", "sampled")
 LR_EMBEDDING, LR_CLASS = 1e-4, 0.02  # step sizes for a class embedding and a class vector
 
@@ -59,8 +60,8 @@ class Plan(NamedTuple):
     ----------
     outer, inner, final : int
         Number of generations, of steps of each member in a generation, and of steps at the end.
-    sampler : {"csa", "diagonal", "cma", "random"}
-        The distribution from which generations are drawn.
+    sampler : str
+        The distribution from which generations are drawn: see ``outer`` of `CMA`.
     learn_from : {"optimised", "sampled"}
         Whether the sampler learns from the points where members end, or where they start.
     elites : bool
@@ -107,7 +108,8 @@ class Population(Solver):
 
     Notes
     -----
-    ``Result.diagnostics["average_loss"]`` is the mean loss of the last population.
+    ``Result.diagnostics["member_losses"]`` has the losses of the last population, the smallest
+    first and those that are not finite as NaN at the end. ``["average_loss"]`` is their mean.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})
@@ -144,8 +146,11 @@ class Population(Solver):
             raise InputError(
                 f"steps must have at least a generation or a final step, got {self.steps!r}"
             )
-        if plan.sampler not in OUTER:
-            raise InputError(f"outer must be one of {OUTER}, got {plan.sampler!r}")
+        if plan.sampler not in BUILT_IN and not in_package(plan.sampler):
+            raise InputError(
+                f"outer must be one of {BUILT_IN}, 'cma', 'cma:diagonal', 'cma:positive', or "
+                f"'nevergrad:' and a name such as 'nevergrad:DE'; got {plan.sampler!r}"
+            )
         if plan.learn_from not in LEARN_FROM:
             raise InputError(f"learn_from must be one of {LEARN_FROM}, got {plan.learn_from!r}")
 
@@ -208,7 +213,8 @@ class Population(Solver):
             return {**start, "z": points.clamp(-self.bound, self.bound)}
 
         keep = self.final_members if plan.elites and plan.final else 0
-        search = PopulationSearch(problem, start, self.columns, self.max_batch, watch, keep)
+        most = max(P, self.final_members)
+        search = PopulationSearch(problem, start, most, self.columns, self.max_batch, watch, keep)
         sampler = evolve(
             search, first, P, trial(plan.inner), insert, plan.outer, learn_from=plan.learn_from
         )
@@ -280,6 +286,6 @@ class Population(Solver):
         kind = self.plan.sampler
         if kind == "random":
             return Fixed(centre, sigma)
-        if kind == "cma":
-            return CMAPackage(centre, sigma, self.members)
+        if in_package(kind):
+            return PackageSampler(kind, centre, sigma, self.members, self.plan.outer)
         return CSA(centre, sigma, self.members, diagonal=kind == "diagonal")
