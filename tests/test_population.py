@@ -414,17 +414,20 @@ def test_the_foreground_weighs_every_term(prior):
     y = A(x)
     mask = torch.zeros(2, 1, 16, 16, dtype=DOUBLE)
     mask[0, :, 4:12, 4:12], mask[1, :, :8] = 1, 1
-    found = run(y, A, prior, "adam", foreground=mask, stop="fixed")
+    found = run(y, A, prior, "adam", foreground=mask, stop="fixed", absolute=2.0)
     weight = mask * 0.7 + 0.3
-    square = ((found.x - y).square() * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+    mean = lambda error: (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))  # noqa: E731
+    square, distance = mean((found.x - y).square()), mean((found.x - y).abs())
     torch.testing.assert_close(found.terms["fidelity"], 255**2 / 2 * square)
+    torch.testing.assert_close(found.terms["absolute"], 2 * distance)
     from gprior.distances import choose
 
     distance, unit = choose(None, prior)
     wanted = distance(found.x, y, weight) / unit
     torch.testing.assert_close(found.terms["perceptual"], wanted)
     for i in range(2):
-        alone = run(y[i : i + 1], A, prior, "adam", foreground=mask[i, 0], stop="fixed")
+        one = {"foreground": mask[i, 0], "stop": "fixed", "absolute": 2.0}
+        alone = run(y[i : i + 1], A, prior, "adam", **one)
         assert (alone.x - found.x[i : i + 1]).abs().max() < 1e-6
     with pytest.raises(ValueError, match=r"foreground must have shape \(16, 16\)"):
         run(y, A, prior, "adam", foreground=mask[:1, :, :8])

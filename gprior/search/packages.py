@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -212,7 +213,7 @@ def _method(nevergrad: Any, name: str) -> Any:
 def _import(package: str, name: str, extra: str) -> Any:
     """Import an optional package."""
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"outer={name!r} needs the package {package}; install it with pip install '{extra}', "

@@ -22,7 +22,7 @@ Differs from the authors' code
   start (``"sampled"``). The paper is ambiguous, and the two branches of the authors' code differ.
 - CMA-ES is isotropic or diagonal and runs in torch, for many images at the same time. In so few
   generations, a full covariance stays within some per cent of the identity. ``outer="cma"`` uses
-  the package that the authors use.
+  the package that the authors use, and ``outer="nevergrad:NAME"`` the library of figures 14 and 15.
 - The clamp is a projection after every step. The returned code satisfies it and has the loss that
   is reported. In the authors' code, the result is one step past both.
 - As in `gprior.solvers.lbrgm`, the data term is the squared error with the weight 255² / 2. The
@@ -43,6 +43,9 @@ Differs from the authors' code
   compared with the box of the prior's samples on a plain background; the authors use the box of an
   object detector. If the budget is small, the search has more generations with fewer steps. The
   transform may act inside any A.
+- The color transform is the brightness, as in the paper. ``transform="color"`` searches it alone.
+- L-BFGS, which the paper compares, is the method `gprior.solvers.latent` with restarts. Its line
+  search has no clamp.
 - Fine-tuning of the weights is a step of its own, see `gprior.tune`. Edits are not blended.
 """
 
