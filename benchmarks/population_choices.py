@@ -1,17 +1,16 @@
 """What the parts of BasinCMA are worth: ``python benchmarks/population_choices.py``.
 
 The problem is that of ``population.py``: the embedded prior, A = 1, a known class and the mean
-square alone. There are 3 samples of the prior and 3 phantoms on which it was not trained.
-``--quick`` takes two minutes. The samplers of nevergrad need the extra ``nevergrad``.
+square alone. There are 3 samples of the prior; on other images, all of these methods end where the
+range of z ends. ``--quick`` takes a minute. The samplers of nevergrad need the extra ``nevergrad``.
 
 - samplers: the outer samplers, alone (``cma``, 25 generations of 18 members) and with gradient
   steps (``basincma``, 6 x 6 + 21 steps of 6 members);
 - splits: the same number of evaluations as 1 x 37 to 28 x 1 generations x steps in each;
 - classes: ``adam`` with the true class, with the class of the best of 99 latents on y, and with a
   wrong class that stays or is searched;
-- lbfgs: ``adam`` and L-BFGS from 18 latents, the best of them and their average;
-- color: ``basincma`` with and without the search of the brightness, on samples that were darkened
-  and on phantoms as they are.
+- lbfgs: ``adam`` and L-BFGS from 18 latents, 25 evaluations of each: the best and the average;
+- color: ``basincma`` with and without the search of the brightness, on samples that were darkened.
 """
 
 from __future__ import annotations
@@ -20,25 +19,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from cells import (
-    IMAGES,
-    METRICS,
-    Cell,
-    Results,
-    Scores,
-    Table,
-    main,
-    metric_wins,
-    middle,
-    trio,
-    wins,
-)  # fmt: skip
-from population import DOMAINS, TITLES, classes, column, decibels
+from cells import IMAGES, METRICS, Cell, Results, Table, main, middle, trio, wins
+from population import classes, column, decibels
 from torch import Tensor
 
 from gprior.priors import Prior
 
-N = 3  # images of each kind, one of each class
+N = 3  # images, one of each class
 PACKAGED = ("cma", "cma:diagonal", "cma:positive")
 NEVERGRAD = tuple(f"nevergrad:{name}" for name in ("CMA", "OnePlusOne", "DE", "PSO", "TBPSA"))
 ALONE = ("random", "csa", "diagonal", *PACKAGED, *NEVERGRAD)
@@ -52,89 +39,62 @@ CLASSES: dict[str, dict[str, Any]] = {
     "wrong": {"label": WRONG},
     "wrong, searched": {"label": WRONG, "search_class": True},
 }
-BOUNDED, UNBOUNDED, LBFGS = "adam", "adam, no bound", "L-BFGS, no bound"
+ADAM, UNBOUNDED, LBFGS = SEEDS = ("adam", "adam, no bound", "L-BFGS, no bound")
 DARKER = (-0.3, -0.2, -0.1)  # log γ
 COLORS = {"without": False, "with": "color"}
 
 
 def darkened(prior: Prior, n: int) -> Tensor:
     """Return samples of the prior, whose classes take turns, at a lower brightness."""
-    x = IMAGES["in range"](prior, n)
-    return x * torch.tensor(DARKER[:n]).exp()[:, None, None, None]
+    return IMAGES["in range"](prior, n) * torch.tensor(DARKER[:n]).exp()[:, None, None, None]
 
 
 IMAGES["darkened"] = darkened
 
 
-def cells_of(quick: bool) -> dict[str, dict[Any, list[Cell]]]:
-    """Return the cells of each table, by the name of their column."""
+def cells_of(quick: bool) -> dict[str, dict[Any, Cell]]:
+    """Return the cells of each table, by the name of their row."""
     few = {"population": 3} if quick else {}
+    generations, descent, total, each = (2, 2, 60, 2) if quick else (25, 40, 500, 25)
 
-    def cell(images: str, name: str, **options: Any) -> list[Cell]:
-        return column(images, (name, {**options, **few}), N, N)
+    def cell(name: str, images: str = "in range", **options: Any) -> Cell:
+        return column(images, (name, {**options, **few}), N, N)[0]
 
-    def hybrid(images: str, outer: str, steps: tuple[int, ...]) -> list[Cell]:
+    def hybrid(outer: str, steps: tuple[int, ...]) -> Cell:
         steps = (2, 2, 2) if quick else steps
-        return cell(images, "basincma", outer=outer, steps=list(steps), population=6)
+        return cell("basincma", outer=outer, steps=list(steps), population=6)
 
-    def seeds(images: str, title: str) -> list[Cell]:
-        steps = 2 if quick else 25
-        if title != LBFGS:
-            bound = {"bound": 1e6} if title == UNBOUNDED else {}
-            return cell(images, "adam", steps=steps, **bound)
-        options = {"spaces": "z", "optimizer": "lbfgs", "restarts": 18, "keep": "all"}
-        options |= {"steps": steps, "perceptual": False, "label": classes(0, N)}
-        return [Cell(images, (0, N), "all", "latent", options)]
+    def color(kind: str | bool) -> Cell:
+        constants = {"lr": 0.2, "budget": total, "population": 6}
+        return cell("basincma", "darkened", transform=kind, **constants)
 
-    generations, descent, total = (2, 2, 60) if quick else (25, 40, 500)
     guess = {"init": "best-of:99", "steps": descent, "population": 4}
+    lbfgs = {"spaces": "z", "optimizer": "lbfgs", "restarts": 18, "keep": "all", "steps": each}
+    lbfgs |= {"perceptual": False, "label": classes(0, N)}
+    tried = ALONE[: -len(NEVERGRAD)] if quick else ALONE
     return {
-        "alone": {
-            (outer, images): cell(images, "cma", outer=outer, steps=generations)
-            for images in DOMAINS
-            for outer in ALONE[: -len(NEVERGRAD) if quick else None]
-        },
-        "hybrid": {
-            (outer, images): hybrid(images, outer, EQUAL) for images in DOMAINS for outer in HYBRID
-        },
-        "splits": {
-            (split, images): hybrid(images, "csa", split) for images in DOMAINS for split in SPLITS
-        },
-        "classes": {
-            (title, images): cell(images, "adam", **{**guess, **options})
-            for images in DOMAINS
-            for title, options in CLASSES.items()
-        },
+        "alone": {outer: cell("cma", outer=outer, steps=generations) for outer in tried},
+        "hybrid": {outer: hybrid(outer, EQUAL) for outer in HYBRID},
+        "splits": {split: hybrid("csa", split) for split in SPLITS},
+        "classes": {k: cell("adam", **{**guess, **options}) for k, options in CLASSES.items()},
         "seeds": {
-            (title, images): seeds(images, title)
-            for images in DOMAINS
-            for title in (BOUNDED, UNBOUNDED, LBFGS)
+            ADAM: cell("adam", steps=each),
+            UNBOUNDED: cell("adam", steps=each, bound=1e6),
+            LBFGS: Cell("in range", (0, N), "all", "latent", lbfgs),
         },
-        "color": {
-            (title, images): cell(
-                images, "basincma", transform=kind, lr=0.2, budget=total, population=6
-            )
-            for images in ("darkened", "held out")
-            for title, kind in COLORS.items()
-        },
+        "color": {title: color(kind) for title, kind in COLORS.items()},
     }
 
 
 def cells(quick: bool) -> list[Cell]:
     """Return the cells of all tables."""
-    return [c for part in cells_of(quick).values() for column in part.values() for c in column]
+    return [cell for part in cells_of(quick).values() for cell in part.values()]
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
     """Return the table of each part."""
     parts = {
-        name: {
-            key: {
-                metric: [value for c in column for value in results[c.key].get(metric, [])]
-                for metric in (*METRICS, "loss", "average_loss", "transform", "label")
-            }
-            for key, column in part.items()
-        }
+        name: {title: results[cell.key] for title, cell in part.items()}
         for name, part in cells_of(quick).items()
     }
     return {
@@ -142,108 +102,77 @@ def tables(results: Results, quick: bool) -> dict[str, Table]:
         "population_splits": splits(parts["splits"]),
         "population_classes": class_table(parts["classes"]),
         "population_lbfgs": best_and_average(parts["seeds"]),
-        "population_color": color(parts["color"]),
+        "population_color": color_table(parts["color"]),
     }
 
 
-Column = Mapping[str, Any]  # metric -> one value per image
-Part = Mapping[Any, Column]  # (name of a row, images) -> its values
+Part = Mapping[Any, Mapping[str, Any]]  # name of a row -> metric -> one value per image
 
 
-def both(part: Part, title: Any) -> dict[str, list[Any]]:
-    """Return the values of all images of a row."""
-    return {
-        m: [v for images in DOMAINS for v in part[title, images][m]]
-        for m in part[title, DOMAINS[0]]
-    }
+def lower(part: Part, title: Any, reference: Any) -> str:
+    """Return in how many images a row has a lower loss than another row."""
+    if title == reference:
+        return ""
+    return wins(part[title]["loss"], part[reference]["loss"], lower=True)
 
 
-def average(values: Column) -> str:
-    """Return the median of the PSNR of the average member."""
-    return middle(map(decibels, values["average_loss"]))
+def average(part: Part, title: Any) -> str:
+    """Return the median PSNR of the average member."""
+    return middle(map(decibels, part[title]["average_loss"]))
 
 
 def samplers(alone: Part, hybrid: Part) -> Table:
     """Return medians of each sampler without and with gradient steps, and losses below csa's."""
     head = ["Sampler"]
     for kind in ("alone", "with gradients"):
-        head += [f"{kind}, {images}" for images in DOMAINS]
-        head.append(f"{kind}: lower loss than csa")
+        head += [kind, f"{kind}, average", f"{kind}, lower loss than csa"]
     rows = [head]
-    for outer in dict.fromkeys(outer for outer, _ in alone):
+    for outer in alone:
         row = [outer]
         for part in (alone, hybrid):
-            if (outer, DOMAINS[0]) not in part:
+            if outer in part:
+                row += [trio(part[outer]), average(part, outer), lower(part, outer, "csa")]
+            else:
                 row += [""] * 3
-                continue
-            row += [trio(part[outer, images]) for images in DOMAINS]
-            losses = (both(part, title)["loss"] for title in (outer, "csa"))
-            row.append("" if outer == "csa" else wins(*losses, lower=True))
         rows.append(row)
     return rows
 
 
 def splits(part: Part) -> Table:
-    """Return medians of each split, best and average, and wins of the equal split against it."""
-    head = ["Generations x steps + final"]
-    for images in DOMAINS:
-        head += [images, f"{images}, average"]
-    rows = [[*head, "6 x 6 has the lower loss"]]
+    """Return medians of each split, best and average, and losses below those of the equal split."""
+    rows = [["Generations x steps + final", "Best", "Average", "Lower loss than 6 x 6"]]
     for split in SPLITS:
-        row = ["{} x {} + {}".format(*split)]
-        for images in DOMAINS:
-            row += [trio(part[split, images]), average(part[split, images])]
-        losses = (both(part, s)["loss"] for s in (EQUAL, split))
-        rows.append([*row, "" if split == EQUAL else wins(*losses, lower=True)])
+        name = "{} x {} + {}".format(*split)
+        rows.append([name, trio(part[split]), average(part, split), lower(part, split, EQUAL)])
     return rows
 
 
 def class_table(part: Part) -> Table:
     """Return medians for each way to choose the class, and how often it ends at the true one."""
-    rows = [["Class", *DOMAINS, "True class at the end", *wins_of("true")]]
+    rows = [["Class", *METRICS, "True class at the end", "Lower loss than the true class"]]
     for title in CLASSES:
-        values = both(part, title)
-        right = sum(a == b for a, b in zip(values["label"], 2 * classes(0, N), strict=True))
-        row = [title, *(trio(part[title, images]) for images in DOMAINS), f"{right} of {2 * N}"]
-        rows.append([*row, *against(part, "true", title)])
+        pairs = zip(part[title]["label"], classes(0, N), strict=True)
+        right = f"{sum(found == true for found, true in pairs)} of {N}"
+        medians = [middle(part[title][metric], digits) for metric, digits in METRICS.items()]
+        rows.append([title, *medians, right, lower(part, title, "true")])
     return rows
 
 
 def best_and_average(part: Part) -> Table:
-    """Return medians of the best of 18 and of their average, and wins of bounded Adam."""
-    head = ["Method"]
-    for images in DOMAINS:
-        head += [images, f"{images}, average"]
-    rows = [[*head, *wins_of(UNBOUNDED)]]
-    for title in (BOUNDED, UNBOUNDED, LBFGS):
-        row = [title]
-        for images in DOMAINS:
-            row += [trio(part[title, images]), average(part[title, images])]
-        rows.append([*row, *against(part, UNBOUNDED, title)])
+    """Return medians of the best of 18 and of their average, and losses below those of Adam."""
+    rows = [["Method", "Best of 18", "Average of 18", "Lower loss than adam, no bound"]]
+    for title in SEEDS:
+        rows.append([title, trio(part[title]), average(part, title), lower(part, title, UNBOUNDED)])
     return rows
 
 
-def color(part: Part) -> Table:
-    """Return medians with and without the search of the brightness, and the error of log γ."""
-    rows = [["Images", *COLORS, "Error of log γ"]]
-    for images, truth in (("darkened", DARKER), ("held out", (0.0,) * N)):
-        found = [phi[4] for phi in part["with", images]["transform"]]
-        error = middle((abs(a - b) for a, b in zip(found, truth, strict=True)), 2)
-        rows.append([images, *(trio(part[title, images]) for title in COLORS), error])
+def color_table(part: Part) -> Table:
+    """Return the PSNR of each image with and without the search of γ, and what was found."""
+    rows = [["log γ", *(f"{title} search" for title in COLORS), "found log γ"]]
+    for k, truth in enumerate(DARKER):
+        psnr = [f"{part[title]['psnr'][k]:.1f}" for title in COLORS]
+        rows.append([str(truth), *psnr, f"{part['with']['transform'][k][4]:.2f}"])
     return rows
-
-
-def wins_of(title: str) -> list[str]:
-    """Return the heads of the columns of `against`."""
-    return [f"{title} wins in {metric}" for metric in TITLES.values()]
-
-
-def against(part: Part, winner: str, title: str) -> list[str]:
-    """Return the wins of one row against another in each metric."""
-    if title == winner:
-        return [""] * len(METRICS)
-    sides: list[Scores] = [both(part, winner), both(part, title)]
-    return metric_wins(*sides)
 
 
 if __name__ == "__main__":

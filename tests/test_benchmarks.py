@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
     "augmentation", "calibration", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm",
-    "perceptual_weight", "population", "sphinx_domains", "sphinx_rates", "tuning",
+    "perceptual_weight", "population", "population_choices", "sphinx_domains", "sphinx_rates",
+    "tuning",
 )  # fmt: skip
 NO_RESULTS = ("overparameterized",)  # its results are not in the repository yet
 
