@@ -23,8 +23,9 @@ from gprior.solvers import SOLVERS
 IMAGES = ("in range", "held out", "outside")
 OPERATORS = ("half", "x4", "circulant 0.1", "noise 0.1")
 POPULATIONS = ("adam", "cma", "cma+adam", "basincma")  # they have a table of their own
-# The default method has a benchmark of its own, default.py.
-METHODS = ("A+", "tv", *(name for name in SOLVERS if name not in (*POPULATIONS, "auto")))
+# The default method, and one that belongs to another kind of generator, have benchmarks of their own.
+ELSEWHERE = ("auto", "overparameterized")
+METHODS = ("A+", "tv", *(name for name in SOLVERS if name not in (*POPULATIONS, *ELSEWHERE)))
 # What is measured with the default stopping rule as well. With noise all tables have it.
 WITHOUT_NOISE = OPERATORS[:3]
 BY_DEFAULT = (
