@@ -23,7 +23,7 @@ from gprior.solvers import SOLVERS
 IMAGES = ("in range", "held out", "outside")
 OPERATORS = ("half", "x4", "circulant 0.1", "noise 0.1")
 POPULATIONS = ("adam", "cma", "cma+adam", "basincma")  # they have a table of their own
-# The default method, and one that belongs to another kind of generator, have benchmarks of their own.
+# These have benchmarks of their own: the default method, and one for another kind of generator.
 ELSEWHERE = ("auto", "overparameterized")
 METHODS = ("A+", "tv", *(name for name in SOLVERS if name not in (*POPULATIONS, *ELSEWHERE)))
 # What is measured with the default stopping rule as well. With noise all tables have it.
