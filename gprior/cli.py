@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gprior import __version__
-from gprior.commands.reporting import Commands
+from gprior.commands.reporting import Commands, say
 
 if TYPE_CHECKING:
     from gprior.commands.task import Options
@@ -170,7 +170,7 @@ def demo(out: Out = Path("gprior-demo")) -> None:
     """
     from gprior.commands.demo import run
 
-    typer.echo(run(out))
+    say(run(out))
 
 
 @main.command()
@@ -211,7 +211,7 @@ def reconstruct(
     from gprior.commands.reconstruct import run
 
     options = _options(given)
-    typer.echo(run(source, out, options))
+    say(run(source, out, options))
 
 
 @main.command()
@@ -244,7 +244,7 @@ def calibrate(
     """
     from gprior.commands.calibrate import run
 
-    typer.echo(
+    say(
         run(
             prior,
             operator,
@@ -319,7 +319,7 @@ def batch(
     options = _options(given)
     how = How(devices, workers, engine.value, address, patience, join, retry_failed, quiet)
     text, code = run_batch(source, out, options, how)
-    typer.echo(text)
+    say(text)
     if code:
         raise typer.Exit(code)
 
@@ -382,7 +382,7 @@ def convert(
     """
     from gprior.commands.convert import convert
 
-    typer.echo(convert(source, out))
+    say(convert(source, out))
 
 
 @main.command()
@@ -409,7 +409,7 @@ def sample(
     from gprior.commands.devices import pick_device
     from gprior.commands.sample import sample
 
-    typer.echo(sample(prior, out, n, seed, label, truncation, str(pick_device(device.value))))
+    say(sample(prior, out, n, seed, label, truncation, str(pick_device(device.value))))
 
 
 @main.command()
@@ -527,4 +527,4 @@ def train(
     elif out is None:
         raise InputError("out must be given: the folder for the results (--out DIR)")
     else:
-        typer.echo(run(options, out, every=every, resume=resume, device=device.value))
+        say(run(options, out, every=every, resume=resume, device=device.value))

@@ -7,11 +7,12 @@ A user's mistake is an `InputError` or an `OSError`: it is reported in one messa
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -19,7 +20,7 @@ from typer.core import TyperGroup
 
 from gprior.checks import InputError
 
-__all__ = ["Commands"]
+__all__ = ["Commands", "say"]
 
 # The message of an error begins with the name of an argument in Python. On the left are the
 # beginnings that differ from the name of the parameter of a command, on the right.
@@ -47,7 +48,10 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; any error that is not a user's mistake keeps its traceback."""
-        _replace_unknown_characters()
+        with _tolerant_streams():
+            return self._report(ctx)
+
+    def _report(self, ctx: Any) -> Any:
         try:
             with _plain_warnings():
                 return super().invoke(ctx)
@@ -94,15 +98,56 @@ def _with_option(message: str, params: list[Any]) -> str:
     return message
 
 
-def _replace_unknown_characters() -> None:
-    """Print a question mark for a character that the output cannot encode.
+def say(text: str) -> None:
+    """Print the summary of a command that has written its results.
 
-    A redirected output in cp1252, for example, has no minus sign U+2212. The results are
-    written by then, so this must not become an error.
+    What cannot be printed is dropped, because it does not undo the success.
     """
-    for stream in (sys.stdout, sys.stderr):
+    try:
+        typer.echo(text)
+    except OSError:  # the reader of the output has gone, or the disk is full
+        with suppress(OSError, ValueError):  # Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Tolerant:
+    """A stream of messages that drops what cannot be written."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _tolerant_streams() -> Iterator[None]:
+    """Let no output become an error, neither of the progress nor of a summary.
+
+    A character that the output cannot encode becomes a question mark: a redirected output in
+    cp1252, for example, has no minus sign U+2212. A stream that is closed is replaced by one that
+    goes nowhere.
+    """
+    before = sys.stdout, sys.stderr
+    for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+        sys.stdout = before[0] or nowhere
+        sys.stderr = _Tolerant(before[1] or nowhere)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
 
 
 @contextmanager

@@ -35,7 +35,11 @@ from gprior.images.raster import (
     to_stored as to_stored,
 )
 from gprior.images.resize import fit, is_square as is_square, unfit
-from gprior.images.stacks import open_slices as open_slices, origin_of as origin_of
+from gprior.images.stacks import (
+    open_slices as open_slices,
+    origin_of as origin_of,
+    some_slice as some_slice,
+)
 from gprior.images.volumes import (
     Volume as Volume,
     open_volume as open_volume,

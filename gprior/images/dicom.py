@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gprior.images.calibration import pixel_size
 from gprior.images.dicom_values import Scale, items, macro, physical_scale, read_values
 from gprior.images.raster import (
     CONVERT,
@@ -15,7 +16,6 @@ from gprior.images.raster import (
     ImageFileError,
     check_size,
     pick,
-    pixel_size,
     reading,
 )
 
@@ -59,7 +59,7 @@ def read_dicom(path: Path, slice: int | None) -> ImageFile:
         format="dicom",
         path=path,
         stored_dtype=stored.dtype.name,
-        value_range=(0.0, float(np.iinfo(stored.dtype).max)) if color else None,
+        value_range=(0.0, float(2 ** geometry["bits_stored"] - 1)) if color else None,
         geometry=geometry,
         inverted=data.PhotometricInterpretation == "MONOCHROME1",
         background=None if background is None else background[None],
@@ -81,17 +81,18 @@ def _dicom_geometry(data: Any, frame: int, frames: int) -> dict[str, Any]:
     """Return grid and place of a frame. Entries that the file does not have are None."""
     measures = macro(data, frame, "PixelMeasuresSequence")
     spacing = _numbers(measures, "PixelSpacing", 2) or _numbers(data, "ImagerPixelSpacing", 2)
-    spacing = spacing or _numbers(data, "NominalScannedPixelSpacing", 2)
+    spacing = spacing or _numbers(data, "NominalScannedPixelSpacing", 2) or _of_ultrasound(data)
     ratio = _numbers(data, "PixelAspectRatio", 2)  # height to width, where no size is known
     size = pixel_size(spacing) or pixel_size(ratio, "unknown")
     thickness = _numbers(measures, "SliceThickness", 1)
     between = _numbers(measures, "SpacingBetweenSlices", 1)
     orientation = macro(data, frame, "PlaneOrientationSequence")
     directions = _numbers(orientation, "ImageOrientationPatient", 6)
+    palette = data.PhotometricInterpretation == "PALETTE COLOR"
     return {
         "modality": str(data.get("Modality", "")),
         "photometric": str(data.PhotometricInterpretation),
-        "bits_stored": int(data.BitsStored),
+        "bits_stored": 8 if palette else int(data.BitsStored),
         "frame": frame,
         "frames": frames,
         "spacing_mm": spacing,
@@ -101,6 +102,22 @@ def _dicom_geometry(data: Any, frame: int, frames: int) -> dict[str, Any]:
         "orientation": directions,
         "position_mm": _position(data, frame, frames, directions),
     }
+
+
+def _of_ultrasound(data: Any) -> list[float] | None:
+    """Return height and width of a pixel in mm, if all regions of an ultrasound image agree."""
+    sizes = {
+        tuple(abs(_number(region, f"PhysicalDelta{axis}")) * 10 for axis in "YX")
+        for region in data.get("SequenceOfUltrasoundRegions") or ()
+        if [region.get(f"PhysicalUnits{axis}Direction") for axis in "XY"] == [3, 3]  # cm
+    }
+    return list(sizes.pop()) if len(sizes) == 1 else None
+
+
+def _number(item: Any, keyword: str) -> float:
+    """Return a number, or 0 where there is none."""
+    found = _numbers(item, keyword, 1)
+    return found[0] if found else 0.0
 
 
 def _numbers(item: Any, keyword: str, count: int) -> list[float] | None:

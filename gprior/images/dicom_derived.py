@@ -21,8 +21,8 @@ __all__ = ["STAMP", "encode_dicom", "new_series"]
 
 STAMP = "generative reconstruction, not for diagnosis"
 
-# Elements that describe the pixels of the source or its signature. Palettes, overlays and private
-# elements are deleted as well.
+# Elements that describe the pixels of the source, its signature, or its place among the files of
+# a concatenation. Palettes, overlays and private elements are deleted as well.
 _STALE = {
     "SmallestImagePixelValue",
     "LargestImagePixelValue",
@@ -35,6 +35,11 @@ _STALE = {
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "DataSetTrailingPadding",
+    "SOPInstanceUIDOfConcatenationSource",
+    "ConcatenationUID",
+    "ConcatenationFrameOffsetNumber",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
 }
 
 # Elements that count, list or point to the frames of a source with several frames, beside all
@@ -53,6 +58,17 @@ _OF_FRAMES = {
     "CineRate",
     "RecommendedDisplayFrameRate",
     "PreferredPlaybackSequencing",
+    "RecommendedDisplayFrameRateInFloat",
+    "FrameDisplaySequence",
+    "MaskSubtractionSequence",
+    "SimpleFrameList",
+    "CalculatedFrameList",
+    "PixelShiftFrameRange",
+    "LUTFrameRange",
+    "IVUSPullbackStartFrameNumber",
+    "IVUSPullbackStopFrameNumber",
+    "NumberOfFramesInPhase",
+    "NumberOfFramesInRotation",
     "NumberOfEnergyWindows",
     "NumberOfDetectors",
     "NumberOfPhases",
@@ -96,12 +112,12 @@ def encode_dicom(
             "can have 8, 16 or 32; write the reconstruction as .npy instead"
         )
     data = copy.deepcopy(source)
-    _as_little_endian(data)
+    implicit = _is_implicit(data)
+    _as_little_endian(data, implicit)
     _mark_derived(data, frame, note, series or new_series())
     _set_place(data, image)
     if number is not None:
         data.InstanceNumber = number
-    implicit = source.original_encoding[0]
     syntax = "ImplicitVRLittleEndian" if implicit else "ExplicitVRLittleEndian"
     data.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
     _set_pixels(data, image, pixels)
@@ -111,20 +127,24 @@ def encode_dicom(
     return buffer.getvalue()
 
 
-def _as_little_endian(data: Any) -> None:
+def _is_implicit(data: Any) -> bool:
+    """Return whether the elements have no value representation; some files state it wrongly."""
+    elements = (data.get_item(tag) for tag in list(data.keys()))
+    read = (element.is_implicit_VR for element in elements if element.is_raw)
+    return bool(next(read, data.original_encoding[0]))
+
+
+def _as_little_endian(data: Any, implicit: bool) -> None:
     """Decode what depends on the order of bytes, and leave text as it is.
 
     pydicom writes elements that were never decoded as they are, if the encoding of the data set
     does not change.
     """
-    implicit, little = data.original_encoding
-    if little is not False:
-        return
-    for tag in list(data.keys()):
+    for tag in list(data.keys()) if data.original_encoding[1] is False else ():
         if _representation(data, tag) not in _BYTES:
             element = data[tag]
             for item in element.value if element.VR == "SQ" else ():
-                _as_little_endian(item)
+                _as_little_endian(item, implicit)
     data.set_original_encoding(implicit, True, data.original_character_set)
 
 
@@ -206,7 +226,7 @@ def _set_pixels(data: Any, image: ImageFile, pixels: NDArray[np.float64]) -> Non
     outside = np.isnan(pixels)
     counts = (np.where(outside, image.pixels, pixels) - intercept) / slope
     color, limits = len(pixels) == 3, np.iinfo(image.stored_dtype)
-    bits = limits.bits if color else min(image.geometry["bits_stored"], limits.bits)
+    bits = min(image.geometry["bits_stored"], limits.bits)
     lo, hi = _range(bits, limits.min < 0)
     if outside.any() and not (lo <= counts[outside].min() and counts[outside].max() <= hi):
         bits = limits.bits  # padding can be a value that BitsStored has no place for

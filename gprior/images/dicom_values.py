@@ -70,28 +70,22 @@ def read_values(path: Path, data: Any, frame: int) -> tuple[NDArray[Any], NDArra
             f"{path} has PixelRepresentation {data.PixelRepresentation}, which must be 0 or 1; "
             "correct the tag, or convert the file to .npy"
         )
+    bits, high, size = int(data.BitsStored), int(data.HighBit), int(data.BitsAllocated)
+    if not 0 < bits <= high + 1 <= size:
+        raise ImageFileError(
+            f"{path} states an impossible bit layout: BitsAllocated {size}, BitsStored {bits}, "
+            f"HighBit {high}; correct the tags, or convert the file to .npy"
+        )
+    # Without the correction of pydicom, which takes the unused bits to be the upper ones.
+    words = pixel_array(data, index=frame, correct_unused_bits=False)
     gray = data.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
-    native = not data.file_meta.TransferSyntaxUID.is_compressed
-    if gray and native and data.BitsAllocated in (16, 32):
-        words = _words(data, frame)
-        padding = _padding(data, words)
-        return _unpacked(path, data, words, padding), padding
-    stored = pixel_array(data, index=frame)
+    padding = _padding(data, words) if gray else None
+    stored = _unpacked(path, data, words, padding)
     if data.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, data)
         if stored.dtype.itemsize > 1:
             stored = (stored >> 8).astype(np.uint8)
-    return stored, _padding(data, stored) if gray else None
-
-
-def _words(data: Any, frame: int) -> NDArray[Any]:
-    """Return the words of a frame that is not compressed, with the sign that the file states."""
-    order = "<" if data.file_meta.TransferSyntaxUID.is_little_endian else ">"
-    kind = "i" if data.PixelRepresentation else "u"
-    size, shape = data.BitsAllocated // 8, (int(data.Rows), int(data.Columns))
-    count = math.prod(shape)
-    words = np.frombuffer(data.PixelData, f"{order}{kind}{size}", count, frame * count * size)
-    return words.reshape(shape).astype(f"{kind}{size}")
+    return stored, padding
 
 
 def _unpacked(
@@ -99,11 +93,6 @@ def _unpacked(
 ) -> NDArray[Any]:
     """Return the values that are in the bits BitsStored up to HighBit of each word."""
     bits, high, size = int(data.BitsStored), int(data.HighBit), int(data.BitsAllocated)
-    if not 0 < bits <= high + 1 <= size:
-        raise ImageFileError(
-            f"{path} states an impossible bit layout: BitsAllocated {size}, BitsStored {bits}, "
-            f"HighBit {high}; correct the tags, or convert the file to .npy"
-        )
     if bits == size:
         return words
     # The bits of the value are moved to the upper end of the word, and then to the lower one,
@@ -170,11 +159,11 @@ def physical_scale(path: Path, data: Any, frame: int) -> Scale:
     values = macro(data, frame, "PixelValueTransformationSequence")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
     scale = _checked(path, "RescaleSlope", *(_or(slope, 1), _or(intercept, 0)))
-    if scale == Scale():
-        scale = _real_world(path, items(data, frame, "RealWorldValueMappingSequence"))
-    if data.get("Modality") == "PT" and data.get("Units") == "CNTS":
-        return _activity(path, data, scale)
-    return scale
+    counts = data.get("Modality") == "PT" and data.get("Units") == "CNTS"
+    maps = items(data, frame, "RealWorldValueMappingSequence")
+    if maps and (counts or scale == Scale()):
+        return _real_world(path, maps)
+    return _activity(path, data, scale) if counts else scale
 
 
 def _or(value: Any, default: float) -> Any:
@@ -196,9 +185,7 @@ def _checked(path: Path, name: str, slope: Any, intercept: Any) -> Scale:
 
 
 def _real_world(path: Path, maps: list[Any]) -> Scale:
-    """Return the linear map of RealWorldValueMappingSequence, where the file has one."""
-    if not maps:
-        return Scale()
+    """Return the linear map of RealWorldValueMappingSequence."""
     found = {(m.get("RealWorldValueSlope"), m.get("RealWorldValueIntercept")) for m in maps}
     if len(found) > 1 or any(None in pair for pair in found):
         raise ImageFileError(

@@ -166,7 +166,7 @@ def recognise(path: Path) -> str:
 
 # File names of volumes in other formats, and what reads them.
 _VOLUMES = {
-    "nibabel": (".hdr", ".img", ".mgh", ".mgz", ".mnc", ".par", ".rec"),
+    "nibabel": (".hdr", ".img", ".mgh", ".mgz", ".mnc", ".par", ".rec", ".head", ".brik"),
     "SimpleITK": (".nrrd", ".nhdr", ".mha", ".mhd"),
 }
 

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gprior.checks import InputError, integer
+from gprior.images.calibration import pixel_size
 from gprior.images.raster import (
     MAX_PIXELS,
     ImageFile,
     ImageFileError,
     check_size,
     pick,
-    pixel_size,
     reading,
 )
 

@@ -12,7 +12,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from gprior.checks import InputError, integer
 from gprior.files import restate
+from gprior.images.calibration import size_of_dots, tiff_calibration
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -162,16 +163,6 @@ def check_size(path: Path, height: int, width: int) -> None:
         )
 
 
-def pixel_size(size: Sequence[float] | None, unit: str = "mm") -> dict[str, Any]:
-    """Return the entries of `ImageFile.geometry` for height and width of a pixel.
-
-    There are none if the size is not known or not valid. The unit is "mm" or "unknown".
-    """
-    if size is None or not all(math.isfinite(value) and value > 0 for value in size):
-        return {}
-    return {"spacing": [float(value) for value in size], "spacing_unit": unit}
-
-
 def pick(path: Path, slice: int | None, count: int) -> int:
     """Return a checked slice index, or the middle one of `count` slices if none is given."""
     try:
@@ -206,10 +197,11 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
     ):
         pages = getattr(picture, "n_frames", 1) if kind == "tiff" else 1
         page = pick(path, slice, pages)
+        first = _tags(picture)
         picture.seek(page)
         check_size(path, picture.height, picture.width)
         dtype = _raster_dtype(path, kind, picture)
-        tags = dict(picture.tag_v2) if kind == "tiff" else {}  # type: ignore[attr-defined,unused-ignore]
+        tags = _tags(picture)
         white_is_zero = tags.get(262) == 0
         # A colour profile describes the stored channels, so it is kept only where they are not
         # converted.
@@ -217,6 +209,9 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         options = {key: picture.info[key] for key in profiled if picture.info.get(key)}
         turned = picture.getexif().get(274, 1) > 4  # before Pillow turns a TIFF upright itself
         dpi = () if kind == "tiff" else picture.info.get("dpi", ())
+        aspect = picture.info.get("aspect")  # of PNG and JPEG, where only the ratio is known
+        if picture.info.get("jfif_unit") == 0:
+            aspect = picture.info["jfif_density"]
         upright = ImageOps.exif_transpose(picture)
         plain = upright if dtype != "uint8" else _plain_mode(upright)
         pixels = np.asarray(plain).astype(np.float64)
@@ -227,12 +222,12 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
     dpi = [float(value) for value in (reversed(dpi) if turned else dpi)]
     if len(dpi) == 2 and all(math.isfinite(value) for value in dpi):
         options["dpi"], geometry["dpi"] = tuple(dpi), dpi
-        geometry |= _size_of_dots(dpi[1], dpi[0], 25.4)
+        geometry |= size_of_dots(dpi[1], dpi[0], 25.4)
+    elif aspect and aspect[0] != aspect[1]:
+        geometry |= size_of_dots(*(aspect if turned else aspect[::-1]), None)
     if kind == "tiff":
-        options["tiffinfo"] = kept = _calibration(tags, turned, pages)
-        if {282, 283} <= set(kept):
-            scale = {2: 25.4, 3: 10.0}.get(kept.get(296, 2))
-            geometry |= _size_of_dots(float(kept[283]), float(kept[282]), scale)
+        options["tiffinfo"], size = tiff_calibration(tags, first, turned, pages)
+        geometry |= size
     return ImageFile(
         pixels=pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0).copy(),
         format=kind,
@@ -244,45 +239,15 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
     )
 
 
+def _tags(picture: Any) -> dict[int, Any]:
+    """Return the tags of the page of a TIFF; none of other formats."""
+    return dict(getattr(picture, "tag_v2", {}))
+
+
 def _is_big(path: Path) -> bool:
     """Return whether a file is a big-endian BigTIFF."""
     with path.open("rb") as file:
         return file.read(4) == b"MM\0+"
-
-
-def _size_of_dots(rows: float, columns: float, scale: float | None) -> dict[str, Any]:
-    """Return the size of a pixel from resolutions per length of `scale` millimetres."""
-    if min(rows, columns) <= 0:
-        return {}
-    unit = "unknown" if scale is None else "mm"
-    return pixel_size(((scale or 1.0) / rows, (scale or 1.0) / columns), unit)
-
-
-# The tags of a TIFF that say where and how large its pixels are: ImageDescription, in which
-# microscopes and ImageJ write units, XResolution, YResolution, XPosition, YPosition,
-# ResolutionUnit. X and Y change places when the image is turned.
-_CALIBRATION = {270: 270, 282: 283, 283: 282, 286: 287, 287: 286, 296: 296}
-_COUNTS = ("images=", "slices=", "frames=", "channels=", "hyperstack=", "loop=")
-
-
-def _calibration(tags: dict[int, Any], turned: bool, pages: int) -> dict[int, Any]:
-    """Return the tags that a derived TIFF of one page keeps."""
-    kept = {
-        other if turned else tag: tags[tag] for tag, other in _CALIBRATION.items() if tag in tags
-    }
-    if not all(math.isfinite(kept.get(tag, 1)) and kept.get(tag, 1) > 0 for tag in (282, 283)):
-        kept = {tag: value for tag, value in kept.items() if tag not in (282, 283)}
-    text = kept.pop(270, None)
-    if pages > 1 and isinstance(text, str):
-        # A description that counts the pages of the source would be wrong beside one page.
-        if text.startswith("ImageJ="):
-            lines = text.splitlines(keepends=True)
-            text = "".join(line for line in lines if not line.startswith(_COUNTS))
-        elif text.lstrip().startswith(("<", "{")):
-            text = None
-    if isinstance(text, str) and text.strip():
-        kept[270] = text.encode("latin-1", "replace")  # as Pillow decoded it, so no byte changes
-    return kept
 
 
 def _raster_dtype(path: Path, kind: str, picture: Image.Image) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ import numpy as np
 from gprior.images.dicom_values import text_bytes
 from gprior.images.io import read_image, recognise, without_nan
 from gprior.images.nifti import read_nifti, unpacked
-from gprior.images.raster import ImageFile
+from gprior.images.raster import EmptyImageError, ImageFile, ImageFileError
 
-__all__ = ["Origin", "open_slices", "origin_of"]
+__all__ = ["Origin", "open_slices", "origin_of", "some_slice"]
 
 _KEY = secrets.token_bytes(16)
 
@@ -79,3 +80,28 @@ def open_slices(path: Path, axis: int | None = None) -> Iterator[Callable[[int |
             yield lambda slice: without_nan(read_nifti(path, slice, axis, stream))
     else:
         yield lambda slice: read_image(path, slice)
+
+
+def some_slice(read: Callable[[int | None], ImageFile]) -> tuple[int, ImageFile]:
+    """Return index and image of the middle slice, or of the first one that is not empty.
+
+    Raises
+    ------
+    EmptyImageError
+        If every slice is empty.
+    ImageFileError, OSError
+        As `read_image`.
+    """
+    try:
+        image = read(None)
+        return image.slices // 2, image
+    except EmptyImageError as error:
+        empty = error
+    for index in itertools.count():
+        try:
+            return index, read(index)
+        except EmptyImageError:
+            continue
+        except ImageFileError:
+            break  # there are no more slices
+    raise empty

@@ -30,7 +30,7 @@ from gprior.images.io import (
 )
 from gprior.images.nifti import derived_nifti, voxels_of
 from gprior.images.raster import EmptyImageError, ImageFile, ImageFileError, reading
-from gprior.images.stacks import open_slices
+from gprior.images.stacks import open_slices, some_slice
 
 __all__ = ["Volume", "open_volume", "volume_intensity", "write_volume"]
 
@@ -100,17 +100,7 @@ def open_volume(path: str | os.PathLike[str], axis: int | None = None) -> Iterat
             "DICOM series; reconstruct one image instead"
         )
     with open_slices(path, axis) as read:
-        yield Volume(path, kind, _count(read), (path,), read)
-
-
-def _count(read: Callable[[int | None], ImageFile]) -> int:
-    """Return the number of slices of a file, of which some may be empty."""
-    index = None
-    while True:  # a slice that does not exist ends it with an error
-        try:
-            return read(index).slices
-        except EmptyImageError:
-            index = 0 if index is None else index + 1
+        yield Volume(path, kind, some_slice(read)[1].slices, (path,), read)
 
 
 def _series(folder: Path) -> list[tuple[Path, int]]:

@@ -222,13 +222,17 @@ def _zero_filled(kspace: Tensor, maps: Tensor | None) -> Tensor:
     return torch.where(power > 1e-6 * power.max(), combined / power.clamp_min(1e-12), 0)
 
 
-def _radius(mask: Tensor, most: int) -> int:
-    """Return the largest r up to ``most`` for which all entries within r of zero are sampled."""
+def _centre(mask: Tensor, most: int) -> int:
+    """Return the side of the largest square about zero frequency that is sampled, up to `most`.
+
+    A square with an even side has one more row and column before zero frequency than after it.
+    """
     row, column = mask.shape[0] // 2, mask.shape[1] // 2
-    for r in range(most + 1):
-        block = mask[max(0, row - r) : row + r + 1, max(0, column - r) : column + r + 1]
+    for side in range(1, most + 1):
+        top, left = row - side // 2, column - side // 2
+        block = mask[max(0, top) : top + side, max(0, left) : left + side]
         if not bool(block.all()):
-            return r - 1
+            return side - 1
     return most
 
 
@@ -259,7 +263,7 @@ def low_resolution_phase(kspace: Tensor, mask: Tensor, maps: Tensor | None = Non
     """
     H, W = mask.shape
     most = max(1, int(min(H, W) * PHASE_SHARE) // 2)
-    radius = _radius(mask, most)
+    radius = (_centre(mask, 2 * most + 1) - 1) // 2  # to both sides
     if radius < 1:
         raise InputError(
             "mask must sample the centre of k-space, from which the phase of the image is "
@@ -279,7 +283,7 @@ def _estimated_maps(path: Path, kspace: Tensor, mask: Tensor) -> Tensor:
     import deepinv
 
     least, most = CALIBRATION
-    side = 2 * _radius(mask, most // 2) + 1
+    side = _centre(mask, min(most, *mask.shape))
     if side < least:
         raise InputError(
             f"maps are needed for {path}: the fully sampled centre of its k-space has fewer than "
@@ -287,7 +291,7 @@ def _estimated_maps(path: Path, kspace: Tensor, mask: Tensor) -> Tensor:
         )
     y = torch.view_as_real(kspace).movedim(-1, 0)[None].contiguous()
     try:
-        maps = deepinv.physics.MultiCoilMRI.estimate_coil_maps(y, calib_size=min(side, most))
+        maps = deepinv.physics.MultiCoilMRI.estimate_coil_maps(y, calib_size=side)
     except ImportError as error:
         raise InputError(
             f"maps are needed for {path}, and sigpy, which estimates them, is not installed: "

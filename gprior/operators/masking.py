@@ -236,12 +236,14 @@ def _random(height: int, width: int, keep: float, seed: int) -> Tensor:
 
 
 def _from_file(path: Path, names: list[str]) -> Tensor:
-    """Read a mask file as (H, W) with 1 where any colour is nonzero."""
+    """Read an image file, or an array (H, W) in a .npy file: 1 where any colour is nonzero."""
     if not path.is_file():
         raise InputError(
             f"mask must be {', '.join(names)}, a tensor, or the path of an image file; "
             f"there is no file {str(path)!r}"
         )
+    if path.suffix.lower() == ".npy":
+        return _from_npy(path)
     try:
         with Image.open(path) as image:
             if image.format == "JPEG":
@@ -260,3 +262,19 @@ def _from_file(path: Path, names: list[str]) -> Tensor:
         raise InputError(f"mask file {str(path)!r} is not a readable image: {error}") from error
     observed = values != 0
     return torch.from_numpy(observed if observed.ndim == 2 else observed.any(axis=-1))
+
+
+def _from_npy(path: Path) -> Tensor:
+    """Read the array of a .npy file. Pickles are refused."""
+    try:
+        values = np.load(path, allow_pickle=False).squeeze()
+        if values.ndim != 2 or values.dtype.kind not in "buif":
+            raise InputError(
+                f"mask file {str(path)!r} must have real numbers of shape (H, W), got "
+                f"{values.dtype} {values.shape}"
+            )
+    except InputError:
+        raise
+    except Exception as error:  # numpy's parser of headers has errors of many types
+        raise InputError(f"mask file {str(path)!r} is not a whole .npy file: {error}") from error
+    return torch.from_numpy(values != 0)

@@ -193,7 +193,8 @@ _ENTRIES = {
     "mask": _Entry(
         "mask:half|eye-patch|box=TOP,LEFT,HEIGHT,WIDTH|random=SHARE|FILE",
         "some of the pixels: without one half (half,side=left|right|top|bottom), without a "
-        "patch over the eyes or a box, a random share, or the nonzero pixels of an image file",
+        "patch over the eyes or a box, a random share, or the nonzero pixels of an image file or "
+        "of a .npy file",
         _mask,
     ),
     "downsample": _Entry(

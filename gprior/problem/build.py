@@ -109,6 +109,7 @@ def _measurements(y: Any, prior: Prior) -> tuple[Leaves, int]:
     for leaf in as_leaves(y):
         kind = torch.promote_types(like.dtype, torch.complex32) if leaf.is_complex() else like.dtype
         leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
+        leaf = leaf if leaf.layout == torch.strided else leaf.to_dense()
         leaves.append(leaf.to(device=like.device, dtype=kind))
         if leaf.ndim < 2:
             raise InputError(f"y must have a batch dimension, (B, ...), got {tuple(leaf.shape)}")
@@ -180,13 +181,18 @@ def _without_missing(
 
 
 def _warn_of_other_units(y: Leaves, measured: Leaves, masks: Leaves) -> None:
-    """Warn if y and the measurements of images in [0, 1] differ by orders of magnitude."""
+    """Warn if y and the measurements of images in [0, 1] differ by orders of magnitude.
+
+    The image with the largest ratio decides, because a dark image has small measurements and no
+    image has very large ones.
+    """
     sizes = [
-        float(sum((leaf.abs().square() * m).sum() for leaf, m in zip(leaves, masks, strict=True)))
+        entries([leaf.abs().square() * m for leaf, m in zip(leaves, masks, strict=True)]).sqrt()
         for leaves in (y, measured)
     ]
-    n = float(sum(m.sum() for m in masks))
-    given, usual = ((size / max(n, 1)) ** 0.5 for size in sizes)
+    image = int((sizes[0] / sizes[1].clamp_min(1e-30)).argmax())
+    count = float(entries(masks)[image])
+    given, usual = (float(size[image]) / max(count, 1) ** 0.5 for size in sizes)
     if given > 0 and usual > 0 and not 1 / UNITS < given / usual < UNITS:
         warnings.warn(
             f"y and the measurements of images in [0, 1] differ in size: their root mean squares "

@@ -24,6 +24,7 @@ from gprior.images import (
     open_slices,
     origin_of,
     recognise,
+    some_slice,
     values_inside,
 )
 
@@ -144,12 +145,14 @@ def find_slices(
     slices: list[Slice] = []
     skipped: list[tuple[str, str]] = []
     others = 0
-    for path in files_in(folder):
+    for path in files_in(folder, broken_links=True):
         try:
             if is_image(path):
                 slices += _slices_of(path, folder, choice)
             else:
                 others += 1
+        except EmptyImageError:
+            slices.append(_empty(path))
         except (ImageFileError, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             skipped.append((str(path.relative_to(folder)), reason.replace(f"{path} ", "")))
@@ -159,14 +162,20 @@ def find_slices(
     return slices, others, skipped
 
 
-def files_in(folder: Path) -> list[Path]:
-    """Return the files in a folder and its subfolders that are not hidden, sorted."""
+def files_in(folder: Path, broken_links: bool = False) -> list[Path]:
+    """Return the files in a folder and its subfolders that are not hidden, sorted.
+
+    With ``broken_links``, links to files that are missing are among them.
+    """
 
     def is_hidden(path: Path) -> bool:
         parts = path.relative_to(folder).parts
         return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
-    return sorted(p for p in folder.rglob("*") if not is_hidden(p) and p.is_file())
+    def is_file(path: Path) -> bool:
+        return path.is_file() or (broken_links and path.is_symlink() and not path.exists())
+
+    return sorted(p for p in folder.rglob("*") if not is_hidden(p) and is_file(p))
 
 
 def is_image(path: Path) -> bool:
@@ -182,17 +191,21 @@ def is_image(path: Path) -> bool:
 def _slices_of(path: Path, folder: Path, choice: Choice) -> list[Slice]:
     """Return the slices of a file that are chosen."""
     with open_slices(path, choice.axis) as read:
-        first = read(None)
-        middle = first.slices // 2
+        known, first = some_slice(read)
         slices = []
-        for index in choice.of(first.slices) if first.slices > 1 else (middle,):
+        for index in choice.of(first.slices) if first.slices > 1 else (0,):
             try:
-                image = first if index == middle else read(index)
+                image = first if index == known else read(index)
                 values = _values(image)
             except EmptyImageError:
                 image, values = first, (0.0,) * 4
             slices.append(_slice(path, index, image, values, folder, choice))
     return slices
+
+
+def _empty(path: Path) -> Slice:
+    """Return what stands for a file without any pixel inside the scan: it is never chosen."""
+    return Slice(path, 0, "", "", (0, 0), (0.0,) * 4, None, "", path, path, 0.0)
 
 
 def _values(image: ImageFile) -> tuple[float, ...]:
