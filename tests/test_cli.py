@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zlib
@@ -383,6 +384,27 @@ def test_output_that_cannot_be_encoded_is_no_error(encoding, monkeypatch):
     exact = encoding == "utf-8"
     assert done.stdout.decode(encoding).strip() == f"Image 1  y {'−' if exact else '?'} A x"
     assert done.stderr.decode(encoding).strip() == f"gprior: warning: A{'⁺' if exact else '?'}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="redirections of a shell")
+@pytest.mark.parametrize(
+    "redirected",
+    [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "2>/dev/full", "2>&1 | true"],
+)
+def test_output_that_goes_nowhere_is_no_error(redirected, tmp_path):
+    """What was reconstructed is not lost with a reader, a full disk or a closed stream."""
+    code = (
+        "import sys, time, types\nfrom pathlib import Path\nfrom tqdm import tqdm\n"
+        "def convert(source, out):\n"
+        "    for _ in tqdm(range(3), mininterval=0): time.sleep(0.1)\n"
+        "    out.mkdir()\n    return 'written'\n"
+        "sys.modules['gprior.commands.convert'] = types.SimpleNamespace(convert=convert)\n"
+        "from gprior.cli import main\nsys.argv[1:] = 'convert in out'.split()\nmain()"
+    )
+    command = f"{sys.executable} -c {shlex.quote(code)} {redirected}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").is_dir()
 
 
 def test_device_names():

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.pixels import set_pixel_data
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from gprior.images import (
     ImageFile,
@@ -129,6 +134,15 @@ def test_pet_in_counts_without_a_factor_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "in.dcm")
 
 
+def test_pet_in_counts_takes_real_world_values(tmp_path: Path) -> None:
+    data = sample()
+    data.Modality, data.Units, data.RescaleSlope, data.RescaleIntercept = "PT", "CNTS", 2, 0
+    data.RealWorldValueMappingSequence = [real_world(0.25)]
+    image, again, _ = derive(data, tmp_path)
+    np.testing.assert_array_equal(image.pixels[0], data.pixel_array * 0.25)
+    np.testing.assert_array_equal(again.pixels, image.pixels)
+
+
 # --- Bits ------------------------------------------------------------------------------------
 
 
@@ -172,6 +186,44 @@ def test_bits_outside_of_those_stated_are_refused(tmp_path: Path, bits: int, hig
     data.save_as(tmp_path / "in.dcm")
     with pytest.raises(ImageFileError, match="uses bits outside"):
         read_image(tmp_path / "in.dcm")
+
+
+@pytest.mark.parametrize(("bits", "high"), [(6, 5), (6, 7), (8, 7)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_words_of_8_bits(tmp_path: Path, bits: int, high: int, signed: bool) -> None:
+    lo = -(2 ** (bits - 1)) if signed else 0
+    values = np.random.default_rng(0).integers(lo, lo + 2**bits, (64, 64))
+    data = in_bits(values, bits, high, signed)
+    data.BitsAllocated = 8
+    data.PixelData = ((values & (2**bits - 1)) << (high + 1 - bits)).astype("u1").tobytes()
+    data["PixelData"].VR = "OB"
+    image, again, _ = derive(data, tmp_path)
+    np.testing.assert_array_equal(image.pixels[0], values)
+    np.testing.assert_array_equal(again.pixels, image.pixels)
+
+
+@pytest.mark.parametrize("high", [11, 15])
+def test_compressed_words_and_colour_are_in_the_bits_that_the_file_states(
+    tmp_path: Path, high: int
+) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (64, 64))
+    data = in_bits(values, 12, high, signed=False)
+    data.BitsStored, data.HighBit = 16, 15  # pydicom would compress the lower bits alone
+    data.compress(RLELossless)
+    data.BitsStored, data.HighBit = 12, high
+    image, again, _ = derive(data, tmp_path)
+    np.testing.assert_array_equal(image.pixels[0], values)
+    np.testing.assert_array_equal(again.pixels, image.pixels)
+
+    data = sample("SC_rgb_rle_16bit.dcm")
+    data.decompress()
+    values = np.random.default_rng(1).integers(0, 4096, (100, 100, 3))
+    data.BitsStored, data.HighBit = 12, high
+    data.PixelData = (values << (high - 11)).astype("<u2").tobytes()
+    image, again, derived = derive(data, tmp_path)
+    np.testing.assert_array_equal(image.pixels, np.moveaxis(values, 2, 0))
+    np.testing.assert_array_equal(again.pixels, image.pixels)
+    assert image.value_range == (0, 4095) and (derived.BitsStored, derived.HighBit) == (12, 11)
 
 
 def test_an_overlay_in_the_unused_bits_is_no_part_of_the_values(tmp_path: Path) -> None:
@@ -341,6 +393,26 @@ def nuclear(data: Any) -> None:
     data.SliceLocationVector = [1.0, 2.0, 3.0]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_a_derived_frame_is_no_part_of_a_concatenation_and_points_to_no_mask(
+    tmp_path: Path,
+) -> None:
+    data = sample("rtdose.dcm")
+    data.ConcatenationUID = data.SOPInstanceUIDOfConcatenationSource = "1.2.3"
+    data.InConcatenationNumber, data.InConcatenationTotalNumber = 1, 2
+    data.ConcatenationFrameOffsetNumber = 0
+    for name in ("Rotation", "Phase"):
+        item = Dataset()
+        setattr(item, f"NumberOfFramesIn{name}", 15)
+        setattr(data, f"{name}InformationSequence", [item])
+    mask = Dataset()
+    mask.MaskFrameNumbers = [1, 2]
+    data.MaskSubtractionSequence = [mask]
+    _, _, derived = derive(data, tmp_path, 3)
+    left = [e.keyword for e in derived.iterall() if "Frame" in e.keyword or "Conc" in e.keyword]
+    assert left == ["ReferencedFrameNumber", "FrameOfReferenceUID", "NumberOfFrames"]
+
+
 def test_a_derived_frame_carries_nothing_of_the_other_frames(tmp_path: Path) -> None:
     data = sample()
     set_pixel_data(data, np.stack([data.pixel_array] * 3), "MONOCHROME2", 16)
@@ -361,6 +433,14 @@ def test_a_derived_frame_carries_nothing_of_the_other_frames(tmp_path: Path) -> 
 def test_what_can_be_read_can_be_written(tmp_path: Path, name: str) -> None:
     image, again, _ = derive(sample(name), tmp_path)
     np.testing.assert_array_equal(again.pixels, image.pixels)
+
+
+def test_a_file_that_states_another_encoding_than_it_has(tmp_path: Path) -> None:
+    """Its syntax says that every element has a value representation, and none of them has."""
+    image = read_image(str(get_testdata_file("SC_rgb_jpeg.dcm", download=False)))
+    unit, intensity = to_unit(image)
+    write_like(tmp_path / "out.dcm", unit, image, intensity, "test")
+    np.testing.assert_array_equal(read_image(tmp_path / "out.dcm").pixels, image.pixels)
 
 
 def test_a_segmentation_of_single_bits_is_refused_when_written(tmp_path: Path) -> None:

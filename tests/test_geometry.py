@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from pydicom.data import get_testdata_file
 
 from gprior.checks import InputError
@@ -302,6 +303,89 @@ def test_a_description_does_not_count_pages_that_are_gone(tmp_path: Path) -> Non
         with Image.open(tmp_path / "out.tif") as picture:
             found = picture.tag_v2[270]  # type: ignore[attr-defined]
         assert found == expected or (expected is None and "not for diagnosis" in found)
+
+
+OME = (
+    '<OME><Pixels PhysicalSizeX="0.25" PhysicalSizeXUnit="µm" PhysicalSizeY="1.0" '
+    'PhysicalSizeYUnit="µm"/></OME>'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "resolution", "spacing"),
+    [
+        ("ImageJ=1.53t\nunit=\\u00B5m\n", (4.0, 1.0), (0.001, 0.00025)),
+        ("ImageJ=1.53t\nunit=mm\n", (4.0, 1.0), (1.0, 0.25)),
+        ("ImageJ=1.53t\nunit=pixel\n", (4.0, 1.0), (1.0, 0.25)),
+        (OME, (1.0, 1.0), (0.001, 0.00025)),
+        (OME.replace("µm", "mm"), None, (1.0, 0.25)),
+        (OME.replace("µm", "pixel"), None, None),
+    ],
+)
+@pytest.mark.parametrize("pages", [1, 3])
+@pytest.mark.parametrize("kind", [2, 7])  # a text, or bytes
+def test_the_calibration_of_imagej_and_ome(
+    text: str,
+    resolution: tuple[float, float] | None,
+    spacing: tuple[float, float] | None,
+    pages: int,
+    kind: int,
+    tmp_path: Path,
+) -> None:
+    """Their text is on the first page alone, and the middle one is read."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[270] = text.encode()
+    info.tagtype[270] = kind
+    rates = {} if resolution is None else {282: resolution[0], 283: resolution[1], 296: 1}
+    for tag, value in rates.items():
+        info[tag] = value
+    page = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8))
+    page.encoderinfo = {"tiffinfo": info}
+    others = [page.copy() for _ in range(pages - 1)]
+    for other in others:
+        other.encoderinfo = {"tiffinfo": rates}
+    page.save(tmp_path / "in.tif", save_all=True, append_images=others, tiffinfo=info)
+    image = read_image(tmp_path / "in.tif")
+    assert image.spacing == (None if spacing is None else pytest.approx(spacing))
+    write_like(tmp_path / "out.tif", to_unit(image)[0], image, (0, 255), "test")
+    assert read_image(tmp_path / "out.tif").spacing == image.spacing
+
+
+def test_a_ratio_of_pixels_that_is_no_size(tmp_path: Path) -> None:
+    """PNG and JPEG can state that a pixel is four times as high as wide, without its size."""
+    gray = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8))
+    gray.save(tmp_path / "x.png")
+    raw = (tmp_path / "x.png").read_bytes()
+    chunk = b"pHYs" + struct.pack(">IIB", 4, 1, 0)
+    chunk = struct.pack(">I", 9) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    at = raw.index(b"IDAT") - 4
+    (tmp_path / "x.png").write_bytes(raw[:at] + chunk + raw[at:])
+    gray.save(tmp_path / "x.jpg")
+    jpeg = bytearray((tmp_path / "x.jpg").read_bytes())
+    jpeg[13:18] = struct.pack(">BHH", 0, 4, 1)
+    (tmp_path / "x.jpg").write_bytes(jpeg)
+    for end in ("png", "jpg"):
+        image = read_image(tmp_path / f"x.{end}")
+        assert image.spacing == (1.0, 0.25) and image.geometry["spacing_unit"] == "unknown"
+    gray.save(tmp_path / "x.jpg")
+    assert read_image(tmp_path / "x.jpg").spacing is None
+
+
+def test_ultrasound_states_the_size_of_its_pixels_in_regions(tmp_path: Path) -> None:
+    data = pydicom.dcmread(str(get_testdata_file("MR_small.dcm", download=False)))
+    del data.PixelSpacing
+    regions = []
+    for units in (3, 3, 4):  # a picture in cm, another one, and a curve over seconds
+        region = pydicom.Dataset()
+        region.PhysicalUnitsXDirection, region.PhysicalUnitsYDirection = units, 3
+        region.PhysicalDeltaX, region.PhysicalDeltaY = 0.01 * units, -0.03 * units
+        regions.append(region)
+    data.SequenceOfUltrasoundRegions = regions
+    data.save_as(tmp_path / "x.dcm")
+    assert read_image(tmp_path / "x.dcm").spacing == pytest.approx((0.9, 0.3))
+    regions[1].PhysicalDeltaX = 0.5
+    data.save_as(tmp_path / "x.dcm")
+    assert read_image(tmp_path / "x.dcm").spacing is None
 
 
 def test_a_turned_picture_has_the_resolution_of_its_new_sides(tmp_path: Path) -> None:

@@ -149,3 +149,18 @@ def test_other_units_are_noticed(scale, factor, prior):
     for usual in (0.1, 1, 10):  # a warning would be an error
         gprior.solve(usual * y, A, prior, "csgm", steps=1)
     gprior.solve(0 * y, A, prior, "csgm", steps=1)
+
+
+def test_one_image_in_other_units_is_noticed_and_a_dark_one_is_not(prior):
+    A = PartialCirculant(prior.image_shape, m=0.5)
+    y = A(prior.sample(3, seed=1))
+    with pytest.warns(RuntimeWarning, match="differ in size"):
+        gprior.solve(y * torch.tensor([[1.0], [1e4], [1.0]]), A, prior, "csgm", steps=1)
+    gprior.solve(y * torch.tensor([[1.0], [1e-4], [1.0]]), A, prior, "csgm", steps=1)
+
+
+def test_measurements_may_be_a_sparse_tensor(prior):
+    A = Masking(prior.image_shape, "half")
+    y = A(prior.sample(2, seed=1))
+    expected = gprior.solve(y, A, prior, "csgm", steps=3).x
+    assert torch.equal(gprior.solve(y.to_sparse(), A, prior, "csgm", steps=3).x, expected)

@@ -289,6 +289,19 @@ def test_a_file_whose_name_is_like_a_mask_is_still_a_file(tmp_path, monkeypatch)
         assert torch.equal(from_spec(f"mask:{name}", GRAY).mask[0, 0], torch.eye(16))
 
 
+def test_a_mask_may_be_an_array_in_a_file(tmp_path):
+    path = tmp_path / "m.npy"
+    for array in (np.eye(16, dtype=bool), np.eye(16)[None], 3 * np.eye(16, dtype=np.int32)):
+        np.save(path, array)
+        assert torch.equal(from_spec(f"mask:{path}", GRAY).mask[0, 0], torch.eye(16))
+    np.save(path, np.array([{}], dtype=object))
+    with pytest.raises(gprior.InputError, match=r"not a whole \.npy file"):
+        from_spec(f"mask:{path}", GRAY)
+    np.save(path, np.eye(16) * 1j)
+    with pytest.raises(gprior.InputError, match=r"real numbers of shape .H, W., got complex128"):
+        from_spec(f"mask:{path}", GRAY)
+
+
 NAMES = [form.partition(":")[0].partition("[")[0] for form in OPERATORS]
 OTHERS = ("half", "box", "random", "side", "filter", "center", "pattern", "gaussian", "poisson")
 MARKS = (":", ",", "=", " ", "4", "0.2", "-1", "1e9", "nan", "geometry", "fan", "\0", "²", "é")

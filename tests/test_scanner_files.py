@@ -14,6 +14,7 @@ from gprior.commands.outcome import cases_of
 from gprior.commands.reconstruct import Options, run
 from gprior.commands.task import prepare
 from gprior.measurements import low_resolution_phase, read_kspace, read_sinogram
+from gprior.measurements.kspace import _centre
 from gprior.operators import mri_mask
 
 H, W, COILS = 32, 24, 4
@@ -180,6 +181,14 @@ def test_maps_are_estimated_from_the_centre(tmp_path):
     angle = (found.A.coil_maps[0].numpy() * maps.conj()).sum(0)
     inside = np.abs(truth) > 0.3 * np.abs(truth).max()
     assert np.abs(angle)[inside].min() > 0.95
+
+
+@pytest.mark.parametrize(("columns", "side"), [((18, 30), 12), ((18, 31), 13), ((19, 30), 11)])
+def test_an_even_number_of_central_lines_is_a_centre(columns, side):
+    """Twelve lines of 48 are 18 to 29, six before zero frequency and five after it."""
+    mask = torch.zeros(48, 48)
+    mask[:, slice(*columns)] = 1
+    assert _centre(mask, 24) == side
 
 
 def test_maps_without_sigpy_or_without_a_centre(kspace, mask, tmp_path, monkeypatch):
