@@ -143,7 +143,7 @@ def _tolerant_streams() -> Iterator[None]:
             stream.reconfigure(errors="replace")
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
         sys.stdout = before[0] or nowhere
-        sys.stderr = _Tolerant(before[1] or nowhere)  # type: ignore[assignment]
+        sys.stderr = _Tolerant(before[1] or nowhere)
         try:
             yield
         finally:

@@ -224,7 +224,8 @@ def read_raster(path: Path, kind: str, slice: int | None) -> ImageFile:
         options["dpi"], geometry["dpi"] = tuple(dpi), dpi
         geometry |= size_of_dots(dpi[1], dpi[0], 25.4)
     elif aspect and aspect[0] != aspect[1]:
-        geometry |= size_of_dots(*(aspect if turned else aspect[::-1]), None)
+        columns, rows = reversed(aspect) if turned else aspect
+        geometry |= size_of_dots(float(rows), float(columns), None)
     if kind == "tiff":
         options["tiffinfo"], size = tiff_calibration(tags, first, turned, pages)
         geometry |= size
