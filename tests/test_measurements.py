@@ -151,6 +151,20 @@ def test_other_units_are_noticed(scale, factor, prior):
     gprior.solve(0 * y, A, prior, "csgm", steps=1)
 
 
+def test_the_units_are_those_of_samples_of_the_prior():
+    """Edges of smooth images are ten times as weak as those of a random image."""
+    prior = gprior.load_prior("phantom-64")
+
+    def edges(x):
+        return x[..., 1:] - x[..., :-1]
+
+    y = edges(prior.sample(1, seed=1))
+    gprior.solve(y / 30, edges, prior, "csgm", steps=1)  # 300 times less than a random image has
+    with pytest.warns(RuntimeWarning, match="differ in size") as found:
+        gprior.solve(y / 1000, edges, prior, "csgm", steps=1)
+    assert 500 < float(str(found[0].message).split()[-1]) < 2000
+
+
 def test_one_image_in_other_units_is_noticed_and_a_dark_one_is_not(prior):
     A = PartialCirculant(prior.image_shape, m=0.5)
     y = A(prior.sample(3, seed=1))

@@ -21,7 +21,8 @@ from gprior.randomness import uniform
 __all__ = ["BACKGROUND", "build_problem", "pseudo_inverse"]
 
 STOPS = ("auto", "discrepancy", "holdout", "fixed")
-UNITS = 100  # ratio from which on y is said to be in other units than A of images in [0, 1]
+UNITS = 100  # ratio from which on y is said to be in other units than A of the prior's samples
+SAMPLES = 4  # of them
 BACKGROUND = 0.3  # weight of the pixels outside a foreground (Huh et al. 2020, section 3.3)
 
 
@@ -61,7 +62,7 @@ def build_problem(
     usual = _check_measurements(leaves, forward, image)
     masks = informative(forward, leaves, image)
     leaves, masks, masked = _without_missing(leaves, masks, observed(y))
-    _warn_of_other_units(leaves, usual, masks)
+    _warn_of_other_units(leaves, usual, masks, forward, prior)
     rules, sigma = _rules(stop, noise_std, forward, masks, B)
     wanted = torch.tensor([rule == HoldOut() for rule in rules], device=image.device)
     fit, held = hold_out(masks, seeds, prior.image_shape[0] == 2, wanted)
@@ -180,27 +181,43 @@ def _without_missing(
     return leaves, informative_masks, masked
 
 
-def _warn_of_other_units(y: Leaves, measured: Leaves, masks: Leaves) -> None:
-    """Warn if y and the measurements of images in [0, 1] differ by orders of magnitude.
+def _warn_of_other_units(
+    y: Leaves, measured: Leaves, masks: Leaves, forward: Forward, prior: Prior
+) -> None:
+    """Warn if y and the measurements of samples of the prior differ by orders of magnitude.
 
     The image with the largest ratio decides, because a dark image has small measurements and no
-    image has very large ones.
+    image has very large ones. Samples are drawn only if y is far from the measurements of a random
+    image in [0, 1], too.
     """
-    sizes = [
-        entries([leaf.abs().square() * m for leaf, m in zip(leaves, masks, strict=True)]).sqrt()
-        for leaves in (y, measured)
-    ]
-    image = int((sizes[0] / sizes[1].clamp_min(1e-30)).argmax())
-    count = float(entries(masks)[image])
-    given, usual = (float(size[image]) / max(count, 1) ** 0.5 for size in sizes)
-    if given > 0 and usual > 0 and not 1 / UNITS < given / usual < UNITS:
+    count = entries(masks).clamp_min(1)
+
+    def sizes(leaves: Leaves) -> Tensor:
+        squares = [leaf.abs().square() * m for leaf, m in zip(leaves, masks, strict=True)]
+        return (entries(squares) / count).sqrt()
+
+    given, usual = sizes(y), sizes(measured)
+    image = int((given / usual.clamp_min(1e-30)).argmax())
+    if not _far(float(given[image]), float(usual[image]), UNITS / 10):
+        return
+    rows = torch.arange(len(given), device=prior.like.device)
+    with torch.no_grad():
+        samples = prior.sample(SAMPLES, seed=0)
+        powers = [sizes(forward(x.expand(len(rows), -1, -1, -1), rows)).square() for x in samples]
+    size, sample = float(given[image]), float(torch.stack(powers).mean(0)[image].sqrt())
+    if _far(size, sample, UNITS):
         warnings.warn(
-            f"y and the measurements of images in [0, 1] differ in size: their root mean squares "
-            f"are {given:.2g} and {usual:.2g}. If y is in other units, multiply y (and noise_std) "
-            f"by about {usual / given:.2g}",
+            f"y and the measurements of samples of the prior differ in size: their root mean "
+            f"squares are {size:.2g} and {sample:.2g}. If y is in other units, multiply y (and "
+            f"noise_std) by about {sample / size:.2g}",
             RuntimeWarning,
             stacklevel=5,
         )
+
+
+def _far(a: float, b: float, factor: float) -> bool:
+    """Return whether two numbers, neither of which is 0, differ by more than a factor."""
+    return a > 0 and b > 0 and not 1 / factor < a / b < factor
 
 
 def _rules(
