@@ -350,12 +350,28 @@ def test_other_methods_can_be_corrected(prior):
 
 
 @pytest.mark.parametrize("sigma", [None, 5.0])
-def test_hopeless_measurements_give_a_finite_answer(sigma, prior):
-    """Everything masked, or a noise level above the signal."""
-    for mask in (torch.zeros(16, 16), torch.ones(16, 16)):
-        A = Masking(prior.image_shape, mask)
-        found = gprior.solve(A(prior.sample(2)), A, prior, steps=(3, 2), noise_std=sigma)
-        assert found.x.isfinite().all() and found.misfit.isfinite().all()
+def test_a_noise_level_above_the_signal_gives_a_finite_answer(sigma, prior):
+    A = Masking(prior.image_shape, torch.ones(16, 16))
+    found = gprior.solve(A(prior.sample(2)), A, prior, steps=(3, 2), noise_std=sigma)
+    assert found.x.isfinite().all() and found.misfit.isfinite().all()
+
+
+@pytest.mark.parametrize("sigma", [None, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_image_of_which_nothing_is_measured(dtype, sigma, prior):
+    """It is named, its answer is finite, and its neighbour's does not change."""
+    prior = prior.to(dtype)
+    A = Masking(prior.image_shape, "half")
+    y = A(prior.sample(2, seed=1))
+    gone = np.zeros(y.shape, bool)
+    gone[1] = True
+    options = {"steps": (3, 2), "noise_std": sigma}
+    with pytest.warns(RuntimeWarning, match="nothing is measured of image 1 of the batch"):
+        found = gprior.solve(np.ma.masked_array(y.numpy(), gone), A, prior, **options)
+    assert "non-finite" not in found.reason and found.x.isfinite().all()
+    assert found.misfit.isfinite().all() and found.diagnostics["trust"].isfinite().all()
+    alone = gprior.solve(y[:1], A, prior, **options)
+    assert (alone.x[0] - found.x[0]).abs().max() < (1e-6 if dtype == DOUBLE else 1e-2)
 
 
 # --- Does the prior contain the image?

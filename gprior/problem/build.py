@@ -62,6 +62,7 @@ def build_problem(
     usual = _check_measurements(leaves, forward, image)
     masks = informative(forward, leaves, image)
     leaves, masks, masked = _without_missing(leaves, masks, observed(y))
+    _warn_of_nothing_measured(masks)
     _warn_of_other_units(leaves, usual, masks, forward, prior)
     rules, sigma = _rules(stop, noise_std, forward, masks, B)
     wanted = torch.tensor([rule == HoldOut() for rule in rules], device=image.device)
@@ -179,6 +180,18 @@ def _without_missing(
         leaves.append(torch.where(mask > 0, leaf, 0))
         informative_masks.append(mask)
     return leaves, informative_masks, masked
+
+
+def _warn_of_nothing_measured(masks: Leaves) -> None:
+    images = (entries(masks) == 0).nonzero()[:, 0].tolist()
+    if images:
+        warnings.warn(
+            f"nothing is measured of image {', '.join(map(str, images))} of the batch: every entry "
+            "of y is masked or does not depend on the image; the answer only shows what the prior "
+            "looks like",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_other_units(

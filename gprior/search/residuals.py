@@ -97,7 +97,7 @@ def trust(problem: Problem, residual: Tensor, masks: Leaves, units: Tensor) -> T
     noise = problem.noise_std.square() * (1 + 3 * (2 / m).sqrt())
     excess = (residual.square() - noise).clamp_min(0)
     usual = (RESIDUAL * units).square() * m / (m + FREE)
-    return (1 + excess / usual).rsqrt()
+    return (1 + excess / usual.clamp_min(1e-30)).rsqrt()
 
 
 @torch.no_grad()

@@ -148,8 +148,9 @@ def solve(
     -----
     RuntimeWarning
         If a search met a value that is not finite (``Result.reason`` says which), if y and
-        the measurements of samples of the prior differ in size by a factor of 100 or more, or if
-        ``check`` finds that the prior does not contain an image.
+        the measurements of samples of the prior differ in size by a factor of 100 or more, if
+        nothing is measured of an image, or if ``check`` finds that the prior does not contain an
+        image.
 
     Examples
     --------
