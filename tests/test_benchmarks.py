@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
-    "augmentation", "calibration", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm",
+    "augmentation", "auto_limits", "calibration", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm",
     "perceptual_weight", "population", "population_choices", "sphinx_domains", "sphinx_rates",
     "tuning",
 )  # fmt: skip
