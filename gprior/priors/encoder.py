@@ -1,0 +1,340 @@
+"""An encoder: a network that maps a rough image to the latents of a prior.
+
+Learning-based inversion has a network E that predicts latents in one pass (Zhu et al. 2016,
+arXiv:1609.03552; Richardson et al. 2021, arXiv:2008.00951). ReStyle (Alaluf, Patashnik and
+Cohen-Or 2021, arXiv:2104.02699) shows the network the image that it got so far, and adds what it
+answers to the latents ::
+
+    y_0 = G(mean w),   u_{t+1} = u_t + E(x, y_t, u_t),   y_{t+1} = G(u_{t+1})
+
+Here x is A^+ y, the pseudo-inverse image of measurements. The first round needs no generated image
+but the constant y_0, so it is a single-pass encoder.
+
+Differs from the authors' code
+------------------------------
+- One network is trained for several operators A, with noise. The authors' encoders see whole
+  images, and each degradation needs a training of its own.
+- The network also sees the latents u_t so far. The authors' network infers them from y_t.
+- It is small (0.6 million parameters) and is trained from scratch. The authors' is a ResNet-50 that
+  was pretrained on faces.
+- z, w and the class are predicted at the same time, so that methods in z and in w can start. Space
+  ``w+`` adds one difference per layer, as e4e does (Tov et al. 2021, arXiv:2102.02766).
+- The adversarial and identity losses of e4e and pSp are left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from gprior.checks import InputError, integer
+from gprior.files import open_tensors, write_tensors
+from gprior.priors.prior import Prior
+from gprior.priors.statistics import sha256_of
+from gprior.randomness import in_plain_mode, normal
+
+__all__ = ["SPACES", "Encoder", "EncoderNetwork"]
+
+FORMAT = "gprior-encoder-1"
+SPACES = ("z", "w", "w+")
+AT_ONCE = 32  # images that go through the generator at the same time
+
+
+class EncoderNetwork(nn.Module):
+    """The network E of an encoder, with random weights.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        Shape (C, H, W) of the images.
+    space : {"z", "w", "w+"}
+        What is predicted: z alone, also one w for all layers, or also a difference for each layer.
+    z_dim, c_dim : int
+        Entries of z, and number of classes.
+    num_ws, w_dim : int
+        Number of layers and entries of w. Space ``"z"`` ignores them.
+    width, most, hidden : int
+        Feature maps of the first level, the most of any level, and entries of the hidden layer.
+    seed : int
+        Seed of the weights.
+
+    Attributes
+    ----------
+    first : Tensor
+        y_0 (C, H, W), which the first round sees.
+    mean, spread : Tensor
+        Mean and standard deviation of each entry of w (w_dim,): the unit of its predictions.
+    """
+
+    first: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        space: str,
+        z_dim: int,
+        c_dim: int = 0,
+        num_ws: int = 0,
+        w_dim: int = 0,
+        width: int = 24,
+        most: int = 128,
+        hidden: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if space not in SPACES:
+            raise InputError(f"space must be one of {SPACES}, got {space!r}")
+        if space == "z":
+            num_ws = w_dim = 0
+        C, H, W = image_shape = tuple(image_shape)
+        self.config = {
+            "image_shape": image_shape, "space": space, "z_dim": z_dim, "c_dim": c_dim,
+            "num_ws": num_ws, "w_dim": w_dim, "width": width, "most": most, "hidden": hidden,
+        }  # fmt: skip
+        self.sizes = [z_dim, c_dim, w_dim, num_ws * w_dim if space == "w+" else 0]
+        meta: dict[str, Any] = {"dtype": torch.float32, "device": "meta"}
+        levels = max(math.ceil(math.log2(max(H, W) / 4)), 0)
+        widths = [min(width * 2**k, most) for k in range(levels + 1)]
+        convs = [nn.Conv2d(2 * C, width, 3, padding=1, **meta)]
+        for a, b in zip(widths, widths[1:], strict=False):
+            convs.append(nn.Conv2d(a, b, 3, stride=2, padding=1, **meta))
+            H, W = -(-H // 2), -(-W // 2)
+        self.convs = nn.ModuleList(convs)
+        self.hidden = nn.Linear(widths[-1] * H * W + sum(self.sizes), hidden, **meta)
+        self.last = nn.Linear(hidden, sum(self.sizes), **meta)
+        self.to_empty(device="cpu")
+        self._draw(seed)
+        plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+        self.register_buffer("first", torch.zeros(image_shape, **plain))
+        self.register_buffer("mean", torch.zeros(w_dim, **plain))
+        self.register_buffer("spread", torch.ones(w_dim, **plain))
+
+    @torch.no_grad()
+    def _draw(self, seed: int) -> None:
+        """Draw the weights of He et al. 2015. The last layer starts near 0, as its answers do."""
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:
+                weight.zero_()
+                continue
+            gain = 0.1 if name.startswith("last") else math.sqrt(2)
+            std = gain / math.sqrt(weight[0].numel())
+            weight.copy_(normal([(seed, "encoder", name)], weight.shape, weight)[0] * std)
+
+    @property
+    def size(self) -> int:
+        """Number of entries of u."""
+        return sum(self.sizes)
+
+    def forward(self, x: Tensor, seen: Tensor, u: Tensor) -> Tensor:
+        """Return the latents u (B, size) after a round.
+
+        Parameters
+        ----------
+        x, seen : Tensor
+            The rough images and those generated so far, (B, C, H, W) in [0, 1].
+        u : Tensor
+            The latents so far, (B, size).
+        """
+        h = 2 * torch.cat([x, seen], 1) - 1
+        for conv in self.convs:
+            h = F.leaky_relu(conv(h), 0.2)
+        h = F.leaky_relu(self.hidden(torch.cat([h.flatten(1), u.to(h)], 1)), 0.2)
+        answer: Tensor = self.last(h)
+        return u + answer.to(u)
+
+    def split(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return z (B, z_dim), the logits (B, c_dim) of the classes, and w (B, num_ws, w_dim)."""
+        z, logits, w, each = u.split(self.sizes, 1)
+        if not w.shape[1]:
+            return z, logits, None
+        layers = w[:, None].expand(-1, self.config["num_ws"], -1)
+        if each.shape[1]:
+            layers = layers + each.view_as(layers)
+        return z, logits, self.mean + self.spread * layers
+
+
+class Encoder:
+    """A network with the prior whose latents it predicts: images -> latents to start from.
+
+    It can be the ``init`` of `gprior.solve`.
+
+    Parameters
+    ----------
+    network : EncoderNetwork
+        The network. The encoder has a copy in the dtype and on the device of the prior.
+    prior : Prior
+        The prior, or one that wraps it.
+    rounds : int
+        Number of rounds, at least 1. Each but the first generates an image.
+    record : dict, optional
+        How the network was trained, as JSON values.
+
+    Raises
+    ------
+    InputError
+        If the latents of the prior have other sizes.
+    """
+
+    def __init__(
+        self,
+        network: EncoderNetwork,
+        prior: Prior,
+        rounds: int = 1,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        self.rounds = integer("rounds", rounds, least=1)
+        sizes = latent_sizes(prior, network.config["space"])
+        for name, size in sizes.items():
+            if network.config[name] != size:
+                raise InputError(
+                    f"the encoder is for a prior with {name} {network.config[name]}, and this "
+                    f"prior has {size}; train one with `gprior train-encoder`"
+                )
+        self.prior, self.record = prior, record or {}
+        self.network = copy.deepcopy(network).to(prior.like).eval().requires_grad_(False)
+
+    @property
+    def evaluations(self) -> float:
+        """What a call costs for each image: a third for each image that is generated."""
+        return (self.rounds - 1) / 3
+
+    @in_plain_mode
+    @torch.no_grad()
+    def __call__(self, x: Tensor, c: Tensor | None = None) -> dict[str, Tensor]:
+        """Return latents of images. Each image is treated for itself.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images (B, C, H, W) of the prior, such as those of a pseudo-inverse.
+        c : Tensor, optional
+            Class vectors (B, c_dim), where they are known.
+
+        Returns
+        -------
+        dict
+            ``z`` (B, z_dim), ``c`` (B, c_dim) if the prior has classes, and ``w``
+            (B, num_ws, w_dim) if the space is not z.
+        """
+        core, net = self.prior.core, self.network
+        x = self.prior.restore(x.to(core.like))
+        parts = []
+        for i in range(0, len(x), AT_ONCE):
+            known = None if c is None else c[i : i + AT_ONCE].to(core.like)
+            part = x[i : i + AT_ONCE]
+            u = part.new_zeros(len(part), net.size)
+            seen = net.first.expand_as(part)
+            for t in range(self.rounds):
+                if t:
+                    seen = core(**generator_inputs(self._latents(u, known)))
+                u = net(part, seen, u)
+            parts.append(self._latents(u, known))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _latents(self, u: Tensor, c: Tensor | None) -> dict[str, Tensor]:
+        z, logits, w = self.network.split(u)
+        latents = {"z": z}
+        if logits.shape[1]:
+            likely = F.one_hot(logits.argmax(1), logits.shape[1]).to(z)
+            latents["c"] = likely if c is None else c
+        return latents if w is None else {**latents, "w": w}
+
+    def save(self, path: str | Path) -> None:
+        """Write the network and its record to a safetensors file, which names the prior.
+
+        Raises
+        ------
+        InputError
+            If the path does not end in ``.safetensors``.
+        OSError
+            If it cannot be written; nothing is left behind.
+        """
+        meta = {
+            "prior": {"name": self.prior.core.name, "sha256": identity(self.prior)},
+            "network": self.network.config,
+            "rounds": self.rounds,
+            "record": self.record,
+        }
+        tensors = {name: value.float() for name, value in self.network.state_dict().items()}
+        write_tensors(path, tensors, {"format": FORMAT, "gprior": json.dumps(meta)}, "the encoder")
+
+    @classmethod
+    def load(cls, path: str | Path, prior: Prior, rounds: int | None = None) -> Encoder:
+        """Read an encoder that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        prior : Prior
+            The prior that it was trained for, in any dtype.
+        rounds : int, optional
+            Number of rounds; None takes that of the file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        InputError
+            If the file is truncated, has no encoder, or has that of another prior.
+        """
+        with open_tensors(path, FORMAT, "has no whole encoder") as (metadata, tensors):
+            meta = json.loads(metadata["gprior"])
+            own, given = meta["prior"], identity(prior)
+            network = EncoderNetwork(**meta["network"])
+            try:
+                network.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise InputError(f"its tensors do not fit its network: {error}") from error
+            encoder = cls(network, prior, rounds or meta["rounds"], meta["record"])
+        if own["sha256"] != given:
+            raise InputError(
+                f"{path} is the encoder of another prior: of {own['name']}, whose weights have the "
+                f"SHA-256 {own['sha256'][:16]}..., and those of this prior have {given[:16]}...; "
+                "train one with `gprior train-encoder`"
+            )
+        return encoder
+
+
+def identity(prior: Prior) -> str:
+    """Return the SHA-256 of a prior's weights in float32: equal for every dtype above it."""
+
+    def compute() -> str:
+        return sha256_of({k: v.float() for k, v in prior.core.state_dict().items()})
+
+    return prior.core.statistic("sha256 in float32", compute)
+
+
+def latent_sizes(prior: Prior, space: str) -> dict[str, Any]:
+    """Return the sizes of a prior that a network for a space has as its arguments.
+
+    Raises
+    ------
+    InputError
+        If the prior has no such space.
+    """
+    core = prior.core
+    key = [(0, "encoder", "sizes")]
+    z = core.draw(key)
+    sizes = {"image_shape": core.image_shape, "z_dim": z[0].numel(), "c_dim": core.c_dim}
+    if space == "z":
+        return sizes
+    if "w" not in core.inputs:
+        raise InputError(f"space={space!r} needs a prior with styles ('w'); use space='z'")
+    with torch.no_grad():
+        w = core.mapping(z, core.classes(0, 1) if core.c_dim else None)
+    return {**sizes, "num_ws": w.shape[1], "w_dim": w.shape[2]}
+
+
+def generator_inputs(latents: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of a prior for latents: the styles if there are some, else z and c."""
+    return {"ws": latents["w"]} if "w" in latents else latents
