@@ -48,7 +48,7 @@ AT_ONCE = 32  # images that go through the generator at the same time
 
 
 class EncoderNetwork(nn.Module):
-    """The network E of an encoder, with random weights.
+    """The network E of an encoder, without weights: `draw` or `load_state_dict` gives it some.
 
     Parameters
     ----------
@@ -62,8 +62,6 @@ class EncoderNetwork(nn.Module):
         Number of layers and entries of w. Space ``"z"`` ignores them.
     width, most, hidden : int
         Feature maps of the first level, the most of any level, and entries of the hidden layer.
-    seed : int
-        Seed of the weights.
 
     Attributes
     ----------
@@ -88,7 +86,6 @@ class EncoderNetwork(nn.Module):
         width: int = 24,
         most: int = 128,
         hidden: int = 128,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         if space not in SPACES:
@@ -111,16 +108,19 @@ class EncoderNetwork(nn.Module):
         self.convs = nn.ModuleList(convs)
         self.hidden = nn.Linear(widths[-1] * H * W + sum(self.sizes), hidden, **meta)
         self.last = nn.Linear(hidden, sum(self.sizes), **meta)
-        self.to_empty(device="cpu")
-        self._draw(seed)
-        plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-        self.register_buffer("first", torch.zeros(image_shape, **plain))
-        self.register_buffer("mean", torch.zeros(w_dim, **plain))
-        self.register_buffer("spread", torch.ones(w_dim, **plain))
+        self.register_buffer("first", torch.empty(image_shape, **meta))
+        self.register_buffer("mean", torch.empty(w_dim, **meta))
+        self.register_buffer("spread", torch.empty(w_dim, **meta))
 
     @torch.no_grad()
-    def _draw(self, seed: int) -> None:
-        """Draw the weights of He et al. 2015. The last layer starts near 0, as its answers do."""
+    def draw(self, seed: int) -> EncoderNetwork:
+        """Give the network random weights on the CPU; return it.
+
+        They are those of He et al. 2015. The last layer starts near 0, as its answers do.
+        """
+        self.to_empty(device="cpu")
+        for buffer, value in ((self.first, 0), (self.mean, 0), (self.spread, 1)):
+            buffer.fill_(value)
         for name, weight in self.named_parameters():
             if weight.ndim == 1:
                 weight.zero_()
@@ -128,6 +128,7 @@ class EncoderNetwork(nn.Module):
             gain = 0.1 if name.startswith("last") else math.sqrt(2)
             std = gain / math.sqrt(weight[0].numel())
             weight.copy_(normal([(seed, "encoder", name)], weight.shape, weight)[0] * std)
+        return self
 
     @property
     def size(self) -> int:
@@ -201,6 +202,9 @@ class Encoder:
                 )
         self.prior, self.record = prior, record or {}
         self.network = copy.deepcopy(network).to(prior.like).eval().requires_grad_(False)
+
+    def __repr__(self) -> str:
+        return f"Encoder(space={self.network.config['space']!r}, rounds={self.rounds})"
 
     @property
     def evaluations(self) -> float:
@@ -289,20 +293,23 @@ class Encoder:
         """
         with open_tensors(path, FORMAT, "has no whole encoder") as (metadata, tensors):
             meta = json.loads(metadata["gprior"])
-            own, given = meta["prior"], identity(prior)
+            own, record, saved = meta["prior"], dict(meta["record"]), meta["rounds"]
+            name, sha256 = str(own["name"]), str(own["sha256"])
             network = EncoderNetwork(**meta["network"])
+            kinds = {value.dtype for value in tensors.values()}
             try:
-                network.load_state_dict(tensors)
+                network.load_state_dict(tensors, assign=True)
             except RuntimeError as error:
                 raise InputError(f"its tensors do not fit its network: {error}") from error
-            encoder = cls(network, prior, rounds or meta["rounds"], meta["record"])
-        if own["sha256"] != given:
+            if kinds != {torch.float32}:
+                raise InputError(f"its tensors must be of float32, got {kinds}")
+        if sha256 != identity(prior):
             raise InputError(
-                f"{path} is the encoder of another prior: of {own['name']}, whose weights have the "
-                f"SHA-256 {own['sha256'][:16]}..., and those of this prior have {given[:16]}...; "
-                "train one with `gprior train-encoder`"
+                f"{path} is the encoder of another prior: of {name}, whose weights have the SHA-256 "
+                f"{sha256[:16]}, and those of this prior have {identity(prior)[:16]}; train one "
+                "with `gprior train-encoder`"
             )
-        return encoder
+        return cls(network, prior, saved if rounds is None else rounds, record)
 
 
 def identity(prior: Prior) -> str:

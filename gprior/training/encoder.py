@@ -105,13 +105,9 @@ class EncoderTrainer(Run):
             raise InputError("rough must have at least one function of images, got none")
         self.prior, self.rough, self.record = prior.core, list(rough), record or {}
         s = settings
-        self.network = EncoderNetwork(
-            **latent_sizes(prior, s.space),
-            space=s.space,
-            width=s.width,
-            hidden=s.hidden,
-            seed=s.seed,
-        ).to(prior.like)
+        sizes = latent_sizes(prior, s.space)
+        network = EncoderNetwork(**sizes, space=s.space, width=s.width, hidden=s.hidden)
+        self.network = network.draw(s.seed).to(prior.like)
         self.optimizer = torch.optim.Adam(self.network.parameters(), s.lr, (0.9, 0.99))
         super().__init__(settings, self.network.config)
         self._start()
