@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -114,7 +115,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
 
 @in_plain_mode
 def load_encoder(
-    prior: Prior, path: str | Path | None = None, rounds: int | None = None
+    prior: Prior, path: str | os.PathLike[str] | None = None, rounds: int | None = None
 ) -> Encoder:
     """Load a network that predicts the latents of a prior: the ``init`` of `gprior.solve`.
 

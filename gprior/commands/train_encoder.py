@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from shlex import join
 from typing import Any
@@ -24,7 +23,7 @@ from gprior.problem import Forward
 from gprior.randomness import generator
 from gprior.training import EncoderSettings, EncoderTrainer
 
-__all__ = ["USUAL", "Rough", "run"]
+__all__ = ["USUAL", "EncoderSettings", "Rough", "run"]
 
 # What an encoder is trained for unless operators are named. A box without numbers is drawn.
 USUAL = (
@@ -67,7 +66,9 @@ class Rough:
         forward = Forward(A, self.prior.image_shape, x, len(x))
         leaves = forward(x, torch.arange(len(x), device=x.device))
         if len(leaves) != 1:
-            raise InputError(f"operator {self.text!r} has several tensors, and an encoder takes one")
+            raise InputError(
+                f"operator {self.text!r} has several tensors, and an encoder takes one"
+            )
         (y,) = leaves
         plain: dict[str, Any] = {"generator": rng, "device": "cpu"}
         level = self.noise * torch.rand(len(x), dtype=torch.float32, **plain).square()

@@ -27,6 +27,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +94,9 @@ class EncoderNetwork(nn.Module):
             raise InputError(f"space must be one of {SPACES}, got {space!r}")
         if space == "z":
             num_ws = w_dim = 0
-        C, H, W = image_shape = tuple(image_shape)
-        self.config = {
-            "image_shape": image_shape, "space": space, "z_dim": z_dim, "c_dim": c_dim,
+        C, H, W = image_shape
+        self.config: dict[str, Any] = {
+            "image_shape": (C, H, W), "space": space, "z_dim": z_dim, "c_dim": c_dim,
             "num_ws": num_ws, "w_dim": w_dim, "width": width, "most": most, "hidden": hidden,
         }  # fmt: skip
         self.sizes = [z_dim, c_dim, w_dim, num_ws * w_dim if space == "w+" else 0]
@@ -102,7 +104,7 @@ class EncoderNetwork(nn.Module):
         levels = max(math.ceil(math.log2(max(H, W) / 4)), 0)
         widths = [min(width * 2**k, most) for k in range(levels + 1)]
         convs = [nn.Conv2d(2 * C, width, 3, padding=1, **meta)]
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             convs.append(nn.Conv2d(a, b, 3, stride=2, padding=1, **meta))
             H, W = -(-H // 2), -(-W // 2)
         self.convs = nn.ModuleList(convs)
@@ -154,7 +156,7 @@ class EncoderNetwork(nn.Module):
 
     def split(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return z (B, z_dim), the logits (B, c_dim) of the classes, and w (B, num_ws, w_dim)."""
-        z, logits, w, each = u.split(self.sizes, 1)
+        z, logits, w, each = torch.split(u, self.sizes, 1)
         if not w.shape[1]:
             return z, logits, None
         layers = w[:, None].expand(-1, self.config["num_ws"], -1)
@@ -272,7 +274,7 @@ class Encoder:
         write_tensors(path, tensors, {"format": FORMAT, "gprior": json.dumps(meta)}, "the encoder")
 
     @classmethod
-    def load(cls, path: str | Path, prior: Prior, rounds: int | None = None) -> Encoder:
+    def load(cls, path: str | os.PathLike[str], prior: Prior, rounds: int | None = None) -> Encoder:
         """Read an encoder that `save` wrote.
 
         Parameters
@@ -291,13 +293,13 @@ class Encoder:
         InputError
             If the file is truncated, has no encoder, or has that of another prior.
         """
-        with open_tensors(path, FORMAT, "has no whole encoder") as (metadata, tensors):
+        with open_tensors(Path(path), FORMAT, "has no whole encoder") as (metadata, tensors):
             meta = json.loads(metadata["gprior"])
             own, record, saved = meta["prior"], dict(meta["record"]), meta["rounds"]
             name, sha256 = str(own["name"]), str(own["sha256"])
-            network = EncoderNetwork(**meta["network"])
             kinds = {value.dtype for value in tensors.values()}
             try:
+                network = EncoderNetwork(**meta["network"])
                 network.load_state_dict(tensors, assign=True)
             except RuntimeError as error:
                 raise InputError(f"its tensors do not fit its network: {error}") from error
@@ -305,9 +307,9 @@ class Encoder:
                 raise InputError(f"its tensors must be of float32, got {kinds}")
         if sha256 != identity(prior):
             raise InputError(
-                f"{path} is the encoder of another prior: of {name}, whose weights have the SHA-256 "
-                f"{sha256[:16]}, and those of this prior have {identity(prior)[:16]}; train one "
-                "with `gprior train-encoder`"
+                f"{path} is the encoder of another prior: of {name}, whose weights have the "
+                f"SHA-256 {sha256[:16]}, and those of this prior have {identity(prior)[:16]}; "
+                "train one with `gprior train-encoder`"
             )
         return cls(network, prior, saved if rounds is None else rounds, record)
 

@@ -23,7 +23,7 @@ __all__ = [
     "starting_point",
 ]  # fmt: skip
 
-Init = str | Callable[[Tensor], Any]
+Init = str | os.PathLike[str] | Callable[[Tensor], Any]
 
 ENCODER = "encoder"  # the ``init`` of a search that starts from the prior's own encoder
 LATENTS = "latents"  # the ``init`` of a search that starts from `Problem.latents`

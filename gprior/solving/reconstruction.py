@@ -173,7 +173,7 @@ def solve(
         check_init(init)
         method = replace(method, init=init if latents is None else LATENTS)
     start = method.init
-    if names_encoder(start):
+    if isinstance(start, (str, os.PathLike)) and names_encoder(start):
         method = replace(method, init=load_encoder(prior, None if start == ENCODER else start))
     restarts = integer("restarts", restarts, least=1)
     check_correction(correction)

@@ -2,17 +2,20 @@
 
 The loss of a round is, for a sample x = G(w), w = f(z), and its rough image A^+ y ::
 
-    |z - z'|^2 / dim z + |w - w'|^2 / dim w + |w - f(z')|^2 / dim w + λ |x - G(w')|^2 + cross entropy
+    |z - z'|^2 / dim z + e(w' - w) + e(f(z') - w) + cross entropy of the class
+    e(d) = |d|^2 / dim w + λ d^T M d / trace M,  M = E J^T J,  J = dG / dw
 
-where w is in units of its spread, and the square error of an image is divided by the variance of
-the prior's pixels. ReStyle's rounds follow each other without gradients between them. A step has a
-random number of rounds, and more than half of the steps have one, that of the single-pass encoder.
+where w is in units of its spread. M turns e into the square error of the image to first order, on
+average over the samples of the prior. It is computed once, and spares most steps a pass through G:
+only further rounds generate the images that they see. ReStyle's rounds follow each other without
+gradients between them. Three quarters of the steps have one round, that of the single-pass encoder.
+A prior without styles, or space ``z``, has z in the place of w.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,12 +25,14 @@ from torch import Tensor
 
 from gprior.checks import InputError, integer, number
 from gprior.priors import Encoder, EncoderNetwork, Prior, generator_inputs, latent_sizes
-from gprior.randomness import generator, in_plain_mode
+from gprior.randomness import generator, in_plain_mode, normal
 from gprior.training.run import Run
 
 __all__ = ["EncoderSettings", "EncoderTrainer"]
 
 VALIDATION = 8  # samples on which the progress is measured
+POOL, POOL_STEPS = 2048, 256  # samples that are drawn at a time, and the steps that use them
+SLOPES = 512  # samples over which M is averaged
 Rough = Callable[[Tensor, int], Tensor]
 
 
@@ -42,7 +47,7 @@ class EncoderSettings:
     lr : float
         Learning rate of Adam, which falls to zero with a half cosine.
     pixel : float
-        Weight λ ≥ 0 of the image.
+        Weight λ ≥ 0 of the image's error.
     rounds : int
         The most rounds of a step.
     space : {"z", "w", "w+"}
@@ -53,8 +58,8 @@ class EncoderSettings:
         Seed of the initial weights and of every draw.
     """
 
-    steps: int = 4000
-    batch: int = 16
+    steps: int = 6000
+    batch: int = 32
     lr: float = 0.001
     pixel: float = 5.0
     rounds: int = 3
@@ -110,21 +115,60 @@ class EncoderTrainer(Run):
         self.network = network.draw(s.seed).to(prior.like)
         self.optimizer = torch.optim.Adam(self.network.parameters(), s.lr, (0.9, 0.99))
         super().__init__(settings, self.network.config)
+        self._pool: tuple[int, Tensor, dict[str, Tensor]] = (-1, self.network.first, {})
         self._start()
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Set y_0 and the units of w and of pixels, from samples."""
+        """Set y_0 and the units of latents, from samples."""
         net = self.network
-        z, c, latents = self._samples("units", 1024)
+        z, _, latents = self._samples("units", 1024)
         if "w" in latents:
             w = latents["w"][:, 0]
             net.mean.copy_(w.mean(0))
             net.spread.copy_(w.std(0).clamp_min(1e-6))
-        images = self.prior(**generator_inputs({k: v[:256] for k, v in latents.items()}))
-        self.variance = float(images.var(0).mean().clamp_min(1e-8))
-        middle = net.split(z.new_zeros(1, net.size))[2]
-        net.first.copy_(images.mean(0) if middle is None else self.prior(ws=middle)[0])
+            net.first.copy_(self.prior(ws=net.split(z.new_zeros(1, net.size))[2])[0])
+        else:
+            images = [self.prior(**inputs) for inputs in self._batches(latents, 256)]
+            net.first.copy_(torch.cat(images).mean(0))
+        self.metric = self._metric(latents)
+
+    def _metric(self, latents: dict[str, Tensor]) -> Tensor:
+        """Return M / trace M (d, d), of latents in units of their spread.
+
+        J^T v of a random image v has the second moment J^T J.
+        """
+        name = "w" if "w" in latents else "z"
+        slopes = []
+        for i, inputs in enumerate(self._batches(latents, SLOPES)):
+            with torch.enable_grad():
+                code = inputs["ws" if name == "w" else "z"].requires_grad_()
+                images = self.prior(**{**inputs, "ws" if name == "w" else "z": code})
+                keys = [(self.settings.seed, "encoder slope", i, row) for row in range(len(code))]
+                v = normal(keys, images.shape[1:], images)
+                (slope,) = torch.autograd.grad((images * v).sum(), code)
+            slopes.append(self._unit(slope, by_slope=True).flatten(1))
+        J = torch.cat(slopes)
+        M = J.T @ J
+        return M / M.trace()
+
+    def _unit(self, d: Tensor, by_slope: bool = False) -> Tensor:
+        """Return a difference of latents, or a slope, in units of the spread of w.
+
+        Where all layers have one style, it is that of one layer.
+        """
+        if d.ndim < 3:
+            return d
+        d = d * self.network.spread if by_slope else d / self.network.spread
+        if self.network.config["space"] == "w+":
+            return d
+        return d.sum(1) if by_slope else d[:, 0]
+
+    def _batches(self, latents: dict[str, Tensor], n: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the inputs of the prior for the first n latents, 32 at a time."""
+        for i in range(0, n, 32):
+            rows = {name: value[i : min(i + 32, n)].clone() for name, value in latents.items()}
+            yield generator_inputs(rows)
 
     @in_plain_mode
     @torch.enable_grad()
@@ -136,19 +180,18 @@ class EncoderTrainer(Run):
             int(torch.randint(most, (), generator=rng, device="cpu"))
             for most in (len(self.rough), 2**31)
         )
-        share = float(torch.rand((), generator=rng, dtype=torch.float32, device="cpu")) ** 2
+        share = float(torch.rand((), generator=rng, dtype=torch.float32, device="cpu")) ** 4
         rounds = 1 + int(s.rounds * share)
-        with torch.no_grad(), self._autocast():
-            z, c, latents = self._samples(self.step, s.batch)
-            x = self.prior(**generator_inputs(latents)).to(self.prior.like)
+        x, latents = self._drawn(torch.randint(POOL, (s.batch,), generator=rng, device="cpu"))
         rough = self.rough[kind](x, seed).detach()
-        u, seen = z.new_zeros(len(z), net.size), net.first.expand_as(x)
+        u, seen = x.new_zeros(len(x), net.size), net.first.expand_as(x)
         losses: dict[str, Tensor] = {}
-        for _ in range(rounds):
+        for t in range(rounds):
             with self._autocast():
+                if t:
+                    seen = self._image(u.detach(), latents)
                 u = net(rough, seen, u.detach())
-                image, terms = self._terms(u.to(x), x, z, c, latents)
-            seen = image.detach()
+                terms = self._terms(u.to(x), latents)
             losses = {name: losses.get(name, 0) + term for name, term in terms.items()}
         loss = torch.stack(list(losses.values())).sum() / rounds
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,25 +200,45 @@ class EncoderTrainer(Run):
         self.optimizer.step()
         return {name: float(term.detach()) / rounds for name, term in losses.items()}
 
-    def _terms(
-        self, u: Tensor, x: Tensor, z: Tensor, c: Tensor | None, latents: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the generated image of latents u, and the terms of the loss."""
-        net = self.network
-        z_found, logits, w_found = net.split(u)
-        terms = {"z": F.mse_loss(z_found, z)}
-        found = {"z": z_found} if c is None else {"z": z_found, "c": c}
-        if "w" in latents:
-            mapped = self.prior.mapping(z_found, c).to(z)
-            terms["mapped"] = ((mapped - latents["w"]) / net.spread).square().mean()
-        if w_found is not None:
-            terms["w"] = ((w_found - latents["w"]) / net.spread).square().mean()
-            found["w"] = w_found
-        image = self.prior(**generator_inputs(found)).to(x)
-        terms["pixel"] = self.settings.pixel * F.mse_loss(image, x) / self.variance
+    def _terms(self, u: Tensor, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the terms of the loss of latents u."""
+        z, logits, w = self.network.split(u)
+        c = latents.get("c")
+        terms = {"z": F.mse_loss(z, latents["z"])}
+        if w is None:
+            terms["z"] = self._error(z - latents["z"])
+        else:
+            terms["w"] = self._error(w - latents["w"])
+            terms["mapped"] = self._error(self.prior.mapping(z, c).to(z) - latents["w"])
         if c is not None:
             terms["class"] = F.cross_entropy(logits, c)
-        return image, terms
+        return terms
+
+    def _error(self, d: Tensor) -> Tensor:
+        """Return e(d), the mean over the batch."""
+        d = self._unit(d).flatten(1)
+        return d.square().mean() + self.settings.pixel * ((d @ self.metric) * d).sum(1).mean()
+
+    @torch.no_grad()
+    def _image(self, u: Tensor, latents: dict[str, Tensor]) -> Tensor:
+        """Return the images of latents u, with the true classes."""
+        z, _, w = self.network.split(u)
+        found = {**latents, "z": z} if w is None else {"w": w}
+        image: Tensor = self.prior(**generator_inputs(found))
+        return image.to(u)
+
+    @torch.no_grad()
+    def _drawn(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return samples from the pool of the present step, and their latents."""
+        key = self.step // POOL_STEPS
+        if self._pool[0] != key:
+            _, _, latents = self._samples(key, POOL)
+            with self._autocast():
+                parts = [self.prior(**inputs) for inputs in self._batches(latents, POOL)]
+            self._pool = key, torch.cat(parts).to(self.prior.like), latents
+        _, images, latents = self._pool
+        rows = rows.to(images.device)
+        return images[rows], {name: value[rows] for name, value in latents.items()}
 
     def _samples(self, key: int | str, n: int) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Return z (n, z_dim), the classes (n, c_dim), and the latents that determine n samples."""
@@ -203,14 +266,11 @@ class EncoderTrainer(Run):
         x = self.prior(**generator_inputs(latents))
         rough = torch.cat([function(x, i) for i, function in enumerate(self.rough)])
         x = x.repeat(len(self.rough), 1, 1, 1)
-        return {"error": [self._error(rough, x, t + 1) for t in range(self.settings.rounds)]}
+        return {"error": [self._distance(rough, x, t + 1) for t in range(self.settings.rounds)]}
 
-    def _error(self, rough: Tensor, x: Tensor, rounds: int) -> float:
+    def _distance(self, rough: Tensor, x: Tensor, rounds: int) -> float:
         latents = Encoder(self.network, self.prior, rounds)(rough)
-        images = [
-            self.prior(**generator_inputs({k: v[i : i + 32] for k, v in latents.items()}))
-            for i in range(0, len(x), 32)
-        ]
+        images = [self.prior(**inputs) for inputs in self._batches(latents, len(x))]
         return round(float((torch.cat(images) - x).square().mean().sqrt()), 5)
 
     def finish(self) -> Encoder:
