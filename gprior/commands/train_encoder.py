@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gprior.checkpoints import find, load_prior
+from gprior.checkpoints import load_prior
 from gprior.checks import InputError, integer, number
 from gprior.commands.devices import pick_device
 from gprior.commands.train import follow
 from gprior.files import write_json
-from gprior.operators import from_spec
-from gprior.operators.names import without_path
+from gprior.operators import from_spec, without_path
 from gprior.priors import Prior
 from gprior.problem import Forward
 from gprior.randomness import generator
@@ -154,7 +153,7 @@ def run(
             else f"{checkpoint} is there already; add --resume, or choose another --out"
         )
     texts = list(operators) or list(USUAL)
-    prior = load_prior(find(name) if Path(name).exists() else name).to(pick_device(device))
+    prior = load_prior(name, str(pick_device(device)))
     rough = [Rough(text, prior, noise) for text in texts]
     record = {"operators": [without_path(text) for text in texts], "noise": noise}
     trainer = EncoderTrainer(prior, rough, settings, record)

@@ -58,7 +58,7 @@ class EncoderSettings:
         Seed of the initial weights and of every draw.
     """
 
-    steps: int = 6000
+    steps: int = 3500
     batch: int = 32
     lr: float = 0.001
     pixel: float = 5.0
@@ -99,6 +99,7 @@ class EncoderTrainer(Run):
     PARTS = ("network", "optimizer")
     settings: EncoderSettings
 
+    @in_plain_mode
     def __init__(
         self,
         prior: Prior,
@@ -259,6 +260,7 @@ class EncoderTrainer(Run):
         on = self.prior.like.device.type == "cpu" and self.prior.like.dtype == torch.float32
         return torch.autocast("cpu", torch.bfloat16, enabled=on)
 
+    @in_plain_mode
     @torch.no_grad()
     def measure(self) -> dict[str, list[float]]:
         """Return the root mean square error of images after each round, over all operators."""
@@ -273,6 +275,7 @@ class EncoderTrainer(Run):
         images = [self.prior(**inputs) for inputs in self._batches(latents, len(x))]
         return round(float((torch.cat(images) - x).square().mean().sqrt()), 5)
 
+    @in_plain_mode
     def finish(self) -> Encoder:
         """Return the encoder, with the record of its training, ready to be saved."""
         record = {
