@@ -542,7 +542,7 @@ def train_encoder(
         float, typer.Option(metavar="STD", help="Largest standard deviation of the noise.")
     ] = 0.1,
     space: Annotated[str, typer.Option(metavar="NAME", help="Space: z, w or w+.")] = "w",
-    steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 3500,
+    steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 12000,
     batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 32,
     lr: Annotated[float, typer.Option(metavar="X", help="Learning rate of Adam.")] = 0.001,
     every: Annotated[int, typer.Option(metavar="N", help="Steps between checkpoints.")] = 500,

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
-    "augmentation", "calibration", "compare_methods", "default", "ilo_csgm", "lbrgm_brgm",
+    "augmentation", "calibration", "compare_methods", "default", "encoder", "ilo_csgm", "lbrgm_brgm",
     "perceptual_weight", "population", "sphinx_domains", "sphinx_rates", "tuning",
 )  # fmt: skip
 

@@ -58,7 +58,7 @@ class EncoderSettings:
         Seed of the initial weights and of every draw.
     """
 
-    steps: int = 3500
+    steps: int = 12000
     batch: int = 32
     lr: float = 0.001
     pixel: float = 5.0
@@ -277,11 +277,12 @@ class EncoderTrainer(Run):
 
     @in_plain_mode
     def finish(self) -> Encoder:
-        """Return the encoder, with the record of its training, ready to be saved."""
+        """Return the encoder, with the number of rounds of least error, ready to be saved."""
+        error = self.measure()["error"]
         record = {
             **self.record,
             "settings": asdict(self.settings),
             "seconds": round(self.seconds),
-            "error": self.measure()["error"],
+            "error": error,
         }
-        return Encoder(self.network, self.prior, self.settings.rounds, record)
+        return Encoder(self.network, self.prior, 1 + error.index(min(error)), record)
