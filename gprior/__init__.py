@@ -25,6 +25,7 @@ _HOME = {
     "Result": "gprior.result",
     "blend": "gprior.editing",
     "calibrate": "gprior.sampling",
+    "load_encoder": "gprior.checkpoints",
     "load_prior": "gprior.checkpoints",
     "posterior": "gprior.sampling",
     "Solved": "gprior.batch",
@@ -62,6 +63,7 @@ __all__ = [
     "checkpoints",
     "editing",
     "images",
+    "load_encoder",
     "load_prior",
     "measurements",
     "operators",
@@ -88,7 +90,7 @@ if TYPE_CHECKING:
         training,
     )
     from gprior.batch import Item, Solved, solve_many
-    from gprior.checkpoints import load_prior
+    from gprior.checkpoints import load_encoder, load_prior
     from gprior.checks import InputError, InputTypeError
     from gprior.distances import Perceptual
     from gprior.editing import blend

@@ -528,3 +528,54 @@ def train(
         raise InputError("out must be given: the folder for the results (--out DIR)")
     else:
         say(run(options, out, every=every, resume=resume, device=device.value))
+
+
+@main.command()
+def train_encoder(
+    prior: PriorName,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="File to write, of type .safetensors."),
+    ],
+    operators: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--operator",
+            "-A",
+            metavar="SPEC",
+            help="Operator, repeatable; default: the usual ones.",
+        ),
+    ] = None,
+    noise: Annotated[
+        float, typer.Option(metavar="STD", help="Largest standard deviation of the noise.")
+    ] = 0.1,
+    space: Annotated[str, typer.Option(metavar="NAME", help="Space: z, w or w+.")] = "w",
+    steps: Annotated[int, typer.Option(metavar="N", help="Number of training steps.")] = 12000,
+    batch: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = 32,
+    lr: Annotated[float, typer.Option(metavar="X", help="Learning rate of Adam.")] = 0.001,
+    every: Annotated[int, typer.Option(metavar="N", help="Steps between checkpoints.")] = 500,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of FILE.")] = False,
+    device: OnDevice = Device.auto,
+) -> None:
+    """Train an encoder, from which methods can start. Ctrl-C saves a checkpoint and stops.
+
+    \b
+    Example:
+      gprior train-encoder phantom-64 -A circulant:0.1 --noise 0.02 -o encoder.safetensors
+    """
+    from gprior.commands.train_encoder import EncoderSettings, run
+
+    settings = EncoderSettings(steps=steps, batch=batch, lr=lr, space=space, seed=seed)
+    say(
+        run(
+            prior,
+            out,
+            settings,
+            operators or (),
+            noise,
+            every=every,
+            resume=resume,
+            device=device.value,
+        )
+    )

@@ -16,11 +16,19 @@ import torch
 from torch import nn
 
 import gprior
+from gprior import training
 from gprior.editing import class_direction, directions, discover, edit, interpolate
 from gprior.operators import Downsampling, Masking, PartialCirculant
 from gprior.priors import BigGAN, Generator, view_of
 from gprior.solvers import SOLVERS
-from gprior.training import Settings, Trainer, phantom_set, phantoms
+from gprior.training import (
+    EncoderSettings,
+    EncoderTrainer,
+    Settings,
+    Trainer,
+    phantom_set,
+    phantoms,
+)
 
 DOUBLE = torch.float64
 STEPS = {"i2s++": (2, 1), "ilo": (1, 1, 1, 1), "robust": (1, 1, 1), "cma+adam": (1, 1)}
@@ -233,6 +241,24 @@ def test_a_training_step(state):
             trainer._step()
         weights.append([p.detach() for p in trainer.G.parameters()])
     for a, b in zip(*weights, strict=True):
+        same(a, b)
+
+
+@everywhere
+def test_an_encoder(state, tiny_prior, monkeypatch):
+    monkeypatch.setattr(training.encoder, "POOL", 8)
+    monkeypatch.setattr(training.encoder, "SLOPES", 8)
+    prior = tiny_prior(c_dim=3, dtype=torch.float32)
+    settings = EncoderSettings(steps=1, batch=4, width=4, hidden=8)
+    found = []
+    for enter in (contextlib.nullcontext, AMBIENT[state]):
+        with enter():
+            trainer = EncoderTrainer(prior, [lambda x, seed: x], settings)
+            trainer.train()
+            encoder = trainer.finish()
+            latents = encoder(prior.sample(2))
+        found.append([*encoder.network.state_dict().values(), *latents.values()])
+    for a, b in zip(*found, strict=True):
         same(a, b)
 
 

@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "search": (*TOOLS, "priors", "problem"),
     "solvers": (*TOOLS, "priors", "distances", "problem", "search"),
     "result": (*TOOLS, "priors", "search"),
-    "solving": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
+    "solving": (
+        *TOOLS, "priors", "checkpoints", "distances", "problem", "search", "solvers", "result",
+    ),
     "sampling": (*TOOLS, "priors", "problem", "search", "solvers", "result"),
     "editing": (*TOOLS, "priors", "distances", "problem", "search", "solvers", "result"),
     "reconstructor": (*TOOLS, "priors", "search", "solvers", "solving"),

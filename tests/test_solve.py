@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import gprior
 from gprior.operators import Downsampling, Masking, PartialCirculant
-from gprior.priors import Prior, Wrapped
+from gprior.priors import Encoder, EncoderNetwork, Prior, Wrapped, latent_sizes
 from gprior.problem import Forward
 from gprior.randomness import normal
 from gprior.search import inputs_of
@@ -660,6 +660,21 @@ def test_an_encoder_meets_its_own_image(name, prior, scene):
     if name not in {"lbrgm", *DRAWING, *POPULATIONS}:  # whose restarts differ in more than z
         assert (found.x - expected.x).abs().max() < TOLERANCE
     same(run(y, A, prior, name, init=encoder, stop="fixed", max_batch=1), expected)
+
+
+@solvers
+def test_an_encoder_of_a_file(name, prior, scene, tmp_path):
+    """It is as its latents, for the whole batch and for an image alone, and its rounds count."""
+    A, y = scene
+    network = EncoderNetwork(**latent_sizes(prior, "w"), space="w", width=4, hidden=8).draw(0)
+    encoder, path = Encoder(network, prior, rounds=2), tmp_path / "encoder.safetensors"
+    encoder.save(path)
+    found = run(y, A, prior, name, init=str(path), stop="fixed")
+    expected = run(y, A, prior, name, init=encoder(A.A_dagger(y)), stop="fixed")
+    same(found, expected)
+    assert found.solver["init"] == str(path)
+    assert (found.evaluations - expected.evaluations - 1 / 3).abs().max() < 1e-9
+    same(run(y[2:3], A, prior, name, init=encoder, stop="fixed"), found, [2])
 
 
 WRONG_INIT = {

@@ -16,7 +16,13 @@ from __future__ import annotations
 
 from gprior.checkpoints.containers import read_checkpoint
 from gprior.checkpoints.formats import load
-from gprior.checkpoints.loading import embedded, find as find, load_prior, save_prior
+from gprior.checkpoints.loading import (
+    embedded,
+    find as find,
+    load_encoder,
+    load_prior,
+    save_prior,
+)
 from gprior.checkpoints.native import (
     digest as digest,
     header as header,
@@ -27,6 +33,7 @@ from gprior.checkpoints.native import (
 __all__ = [
     "embedded",
     "load",
+    "load_encoder",
     "load_prior",
     "read_checkpoint",
     "save_prior",

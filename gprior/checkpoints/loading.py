@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
 from gprior.checkpoints.formats import load
 from gprior.checkpoints.native import is_native, load_native, save_native
-from gprior.priors import Prior
+from gprior.checks import InputError
+from gprior.priors import Encoder, Prior
 from gprior.randomness import in_plain_mode
 
-__all__ = ["embedded", "find", "load_prior", "save_prior"]
+__all__ = ["embedded", "find", "load_encoder", "load_prior", "save_prior"]
 
 WEIGHTS = Path(__file__).parent / "weights"
+ENCODERS = Path(__file__).parent / "encoders"
 
 
 def embedded() -> list[str]:
@@ -108,3 +111,49 @@ def save_prior(prior: Prior, path: str | Path) -> None:
         If the file cannot be written. A file that was there before stays.
     """
     save_native(Path(path), prior)
+
+
+@in_plain_mode
+def load_encoder(
+    prior: Prior, path: str | os.PathLike[str] | None = None, rounds: int | None = None
+) -> Encoder:
+    """Load a network that predicts the latents of a prior: the ``init`` of `gprior.solve`.
+
+    Parameters
+    ----------
+    prior : Prior
+        The prior that the encoder was trained for, in any dtype, or one that wraps it.
+    path : str or Path, optional
+        A file that ``gprior train-encoder`` wrote. None takes the encoder that ships with the
+        prior.
+    rounds : int, optional
+        Number of rounds, at least 1. None takes that of the file.
+
+    Returns
+    -------
+    Encoder
+        A callable: images (B, C, H, W) -> latents.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    InputError
+        If the prior has no encoder, or if the file is damaged or has the encoder of another prior.
+
+    Examples
+    --------
+    >>> import gprior
+    >>> prior = gprior.load_prior("phantom-64")
+    >>> latents = gprior.load_encoder(prior)(prior.sample(2))
+    >>> sorted(latents), latents["w"].shape
+    (['c', 'w', 'z'], torch.Size([2, 10, 128]))
+    """
+    if path is None:
+        path = ENCODERS / f"{prior.core.name}.safetensors"
+        if prior.core.name not in embedded() or not path.is_file():
+            raise InputError(
+                f"the prior {prior.core.name!r} has no encoder of its own; train one with "
+                "`gprior train-encoder` and give its file, or choose another init"
+            )
+    return Encoder.load(path, prior, rounds)

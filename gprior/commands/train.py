@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -19,9 +19,11 @@ from gprior.commands.devices import pick_device
 from gprior.commands.model_card import write_card
 from gprior.commands.train_options import Options
 from gprior.files import restate, write_json, write_text
-from gprior.training import Survey, Trainer, draw_curve, draw_samples
+from gprior.training import Run, Survey, Trainer, draw_curve, draw_samples
 
-__all__ = ["Options", "check", "run"]
+__all__ = ["Options", "check", "follow", "run"]
+
+Training = TypeVar("Training", bound=Run)
 
 
 def run(
@@ -74,15 +76,47 @@ def run(
     if resume:
         trainer.restore(out / "checkpoint.pt")
     real = trainer.frechet_real()
+
+    def report(trainer: Trainer) -> None:
+        _report(trainer, out, real)
+
     again = f"{options.command(out)} --resume"
+    follow(trainer, out / "checkpoint.pt", again, every, report)
+    return _finish(trainer, options, out, real)
+
+
+def follow(
+    trainer: Training, checkpoint: Path, again: str, every: int, report: Callable[[Training], None]
+) -> None:
+    """Train to the end with a progress bar; Ctrl-C saves a checkpoint and stops.
+
+    Parameters
+    ----------
+    trainer : Run
+        The training.
+    checkpoint : Path
+        The file of its checkpoint.
+    again : str
+        The command that resumes.
+    every : int
+        Number of steps between measurements.
+    report : callable
+        Called after each of them. It saves a checkpoint.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C. The message has the command that resumes.
+    """
+    steps = trainer.settings.steps
     with (
         _stoppable() as stopped,
-        tqdm(total=options.steps, initial=trainer.step, desc="training", unit="step") as bar,
+        tqdm(total=steps, initial=trainer.step, desc="training", unit="step") as bar,
     ):
 
         def stop() -> None:
             if stopped.is_set():
-                trainer.save(out / "checkpoint.pt")
+                trainer.save(checkpoint)
                 raise KeyboardInterrupt(
                     f"stopped after {trainer.step} steps, checkpoint saved; continue with\n"
                     f"  {again}"
@@ -90,18 +124,17 @@ def run(
 
         def tick(values: dict[str, float]) -> None:
             bar.update()
-            curve = {"frechet": trainer.curve[-1]["frechet"]} if trainer.curve else {}
-            bar.set_postfix({**values, **curve}, refresh=False)
-            if trainer.step % every and trainer.step < options.steps:
-                stop()  # at a checkpoint, `report` stops after it has added to the curve
+            measured = {k: v for k, v in (trainer.curve or [{}])[-1].items() if k in trainer.SHOWN}
+            bar.set_postfix({**values, **measured}, refresh=False)
+            if trainer.step % every and trainer.step < steps:
+                stop()  # at a checkpoint, `reported` stops after it has added to the curve
 
-        def report(trainer: Trainer) -> None:
-            _report(trainer, out, real)
-            if trainer.step < options.steps:
+        def reported(trainer: Training) -> None:
+            report(trainer)
+            if trainer.step < steps:
                 stop()
 
-        trainer.train(tick, every, report)
-    return _finish(trainer, options, out, real)
+        trainer.train(tick, every, reported)
 
 
 def _make(out: Path) -> None:

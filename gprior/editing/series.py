@@ -60,6 +60,7 @@ from gprior.search import (
     fidelity,
     latents_of,
     minimise,
+    names_encoder,
     starting_point,
 )
 from gprior.solvers.terms import trapezoid
@@ -198,7 +199,7 @@ def discover(
     max_batch = integer("max_batch", max_batch, least=1)
     number("pixel", pixel, least=0), number("feature", feature, least=0)
     check_init(init)
-    if callable(init):
+    if callable(init) or names_encoder(init):
         raise InputError("init must be a name or latents; run the encoder on the first images")
     count = _count(y)
     one = Forward(A, prior.image_shape, prior.like, count)

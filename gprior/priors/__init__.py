@@ -9,6 +9,12 @@ from gprior.priors.adapt import AdaptedPrior
 from gprior.priors.biggan import BigGAN
 from gprior.priors.biggan_layers import Attention as Attention, Block as Block, Norm as Norm
 from gprior.priors.discriminator import Discriminator
+from gprior.priors.encoder import Encoder
+from gprior.priors.encoder_network import (
+    EncoderNetwork as EncoderNetwork,
+    generator_inputs as generator_inputs,
+    latent_sizes as latent_sizes,
+)
 from gprior.priors.generator import Generator
 from gprior.priors.inputs import (
     HasBlocks as HasBlocks,
@@ -47,6 +53,7 @@ __all__ = [
     "AdaptedPrior",
     "BigGAN",
     "Discriminator",
+    "Encoder",
     "Generator",
     "Label",
     "Prior",

@@ -65,11 +65,13 @@ from gprior.search.residuals import (
 from gprior.search.rows import Variables, copy as copy, join as join, put as put, take as take
 from gprior.search.space import Space, Step, inputs_of
 from gprior.search.start import (
+    ENCODER as ENCODER,
     LATENTS,
     Init,
     candidates,
     check_init,
     latents_of,
+    names_encoder as names_encoder,
     starting_point,
     tried as tried,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,17 +11,21 @@ import torch
 from torch import Tensor
 
 from gprior.checks import InputError
-from gprior.priors import Prior
+from gprior.priors import Encoder, Prior
 from gprior.problem import Problem
 from gprior.randomness import generator
 from gprior.search.objective import Iterate, Objective, total
 from gprior.search.rows import Variables, join, take
 from gprior.search.space import inputs_of
 
-__all__ = ["LATENTS", "Init", "candidates", "check_init", "latents_of", "starting_point"]
+__all__ = [
+    "ENCODER", "LATENTS", "Init", "candidates", "check_init", "latents_of", "names_encoder",
+    "starting_point",
+]  # fmt: skip
 
-Init = str | Callable[[Tensor], Any]
+Init = str | os.PathLike[str] | Callable[[Tensor], Any]
 
+ENCODER = "encoder"  # the ``init`` of a search that starts from the prior's own encoder
 LATENTS = "latents"  # the ``init`` of a search that starts from `Problem.latents`
 NEAREST = 100  # draws among which the z of a mean style is looked for
 CLASSES = 100  # tried where the class is unknown, unless "best-of:N" has more candidates
@@ -35,11 +40,26 @@ def check_init(init: Any) -> None:
         The message lists the kinds.
     """
     named = isinstance(init, str) and (init in ("mean", "random", LATENTS) or candidates(init))
+    named = named or names_encoder(init)
     if not (named or isinstance(init, (Tensor, Mapping)) or callable(init)):
         raise InputError(
-            "init must be 'mean', 'random', 'best-of:N' with N >= 1, latents (a tensor or a "
-            f"dictionary with 'z' or 'w'), or a callable image -> latents; got {init!r}"
+            "init must be 'mean', 'random', 'best-of:N' with N >= 1, 'encoder', the .safetensors "
+            "file of an encoder, latents (a tensor or a dictionary with 'z' or 'w'), or a callable "
+            f"image -> latents; got {init!r}"
         )
+
+
+def names_encoder(init: Any) -> bool:
+    """Return whether an ``init`` is ``"encoder"``, or names a file that ends in ``.safetensors``.
+
+    Examples
+    --------
+    >>> names_encoder("encoder"), names_encoder("mine.safetensors"), names_encoder("mean")
+    (True, True, False)
+    """
+    if not isinstance(init, (str, os.PathLike)):
+        return False
+    return init == ENCODER or os.fspath(init).endswith(".safetensors")
 
 
 def latents_of(latents: Any, images: int) -> dict[str, Tensor]:
@@ -85,6 +105,8 @@ def tried(init: Init, classes: int) -> int:
 
     ``classes`` is the number of classes to choose from: 1 where the label is known.
     """
+    if isinstance(init, Encoder):
+        return init.rounds - 1
     if not isinstance(init, str) or init == LATENTS:
         return 0
     n = candidates(init)
@@ -123,7 +145,7 @@ def starting_point(
     nothing = torch.zeros(R, dtype=torch.float64, device="cpu")
     if problem.latents is not None:
         return _given(problem, problem.latents), nothing
-    if not isinstance(init, str) or init == LATENTS:
+    if not isinstance(init, str) or init == LATENTS or names_encoder(init):
         raise InputError(f"init={init!r} needs latents: call gprior.solve with init=latents")
     n = max(candidates(init), 1)
     classes = _classes(problem, n) if prior.c_dim and c is None else [c]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,8 +45,9 @@ class Solver:
         Number of steps of the gradient loop, at least 1. If a method has several stages, a tuple
         has one number for each stage, and one number is divided in the proportions of the paper.
     init : str or callable
-        Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, an encoder (pseudo-inverse image
-        -> latents), or ``"latents"`` for the latents that are passed to `gprior.solve`.
+        Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, ``"encoder"`` for the encoder of
+        the prior, the ``.safetensors`` file of one, a callable (pseudo-inverse image -> latents),
+        or ``"latents"`` for the latents that are passed to `gprior.solve`.
     perceptual : bool, str, callable or None
         Whether there is a perceptual term. None adds it if the measurement is an image, True
         requires it, and False leaves it out. A name in `gprior.distances.NAMES`, a
@@ -276,6 +278,8 @@ class Solver:
                 object.__setattr__(self, f.name, value)
         object.__setattr__(self, "steps", self._checked_steps())
         check_init(self.init)
+        if isinstance(self.init, os.PathLike):
+            object.__setattr__(self, "init", os.fspath(self.init))
         if not isinstance(self.init, str) and not callable(self.init):
             raise InputError(
                 "init of a solver must be a name or a callable; pass latents to gprior.solve as "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gprior.checkpoints import load_encoder
 from gprior.checks import InputError, integer
-from gprior.priors import Label, Prior
+from gprior.priors import Encoder, Label, Prior
 from gprior.problem import Problem, build_problem, pseudo_inverse
 from gprior.randomness import in_plain_mode
 from gprior.result import Result, by_image
-from gprior.search import LATENTS, Outcome, check_init, latents_of
+from gprior.search import ENCODER, LATENTS, Outcome, check_init, latents_of, names_encoder
 from gprior.solvers import Solver, Tuning, find_solver, find_tuning, name_of, plausibility
 from gprior.solving.stages import (
     DEFAULT,
@@ -95,9 +97,11 @@ def solve(
     keep : {"best", "all"}
         ``"best"`` returns the restart of least criterion of each image; ``"all"`` returns every
         restart, x (B, restarts, C, H, W), with its criterion: see `Result.best`.
-    init : str, tensor, dict or callable, optional
+    init : str, path, tensor, dict or callable, optional
         Starting point in place of the solver's own: ``"mean"``, ``"random"``,
-        ``"best-of:N"``, latents, or an encoder (pseudo-inverse image -> latents).
+        ``"best-of:N"``, ``"encoder"`` for the encoder that ships with the prior, the
+        ``.safetensors`` file of an encoder, latents, or a callable (pseudo-inverse image ->
+        latents), such as a `gprior.load_encoder`.
     correction : {"default", "auto", "tv"} or None
         What follows the search, to repair what the generator cannot say: see
         `gprior.search.correction`. ``"auto"`` minimises the data term and the total variation of
@@ -164,10 +168,14 @@ def solve(
     """
     started = time.perf_counter()
     method = find_solver(solver, prior, constants)
-    latents = None if init is None or isinstance(init, str) or callable(init) else init
+    named = isinstance(init, (str, os.PathLike))
+    latents = None if init is None or named or callable(init) else init
     if init is not None:
         check_init(init)
         method = replace(method, init=init if latents is None else LATENTS)
+    start = method.init
+    if isinstance(start, (str, os.PathLike)) and names_encoder(start):
+        method = replace(method, init=load_encoder(prior, None if start == ENCODER else start))
     restarts = integer("restarts", restarts, least=1)
     check_correction(correction)
     if keep not in ("best", "all"):
@@ -197,7 +205,10 @@ def solve(
     running = method if problem.latents is None else replace(method, init=LATENTS)
     outcome, at_once = run_rows(problem, running, progress, callback)
     warn_of_lost(outcome.reason)
-    result = _result(outcome, problem, method, restarts, keep)
+    if isinstance(method.init, Encoder):
+        spent = outcome.evaluations + method.init.evaluations / restarts
+        outcome = replace(outcome, evaluations=spent)
+    result = _result(outcome, problem, replace(method, init=start), restarts, keep)
     if tuning is not None:
         result = tuned(result, problem, restarts, tuning, progress, callback)
         warn_of_lost(result.reason)
@@ -239,7 +250,11 @@ def _with_latents(problem: Problem, init: Any, restarts: int) -> Problem:
     if init is None:
         return problem
     with torch.no_grad():
-        given = init(pseudo_inverse(problem, restarts)) if callable(init) else init
+        if isinstance(init, Encoder):
+            label = None if problem.label is None else problem.label[::restarts]
+            given: Any = init(pseudo_inverse(problem, restarts), label)
+        else:
+            given = init(pseudo_inverse(problem, restarts)) if callable(init) else init
     latents = latents_of(given, len(problem) // restarts)
     rows = {
         name: value.to(problem.prior.like)[problem.image if len(value) > 1 else problem.image * 0]

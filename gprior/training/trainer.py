@@ -11,31 +11,27 @@ draw is keyed by the step, so a resumed run continues as if it had never stopped
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gprior.checks import InputError, number
+from gprior.checks import number
 from gprior.distances import discriminator_unit
-from gprior.files import atomic_write
 from gprior.priors import Discriminator, StyleGAN2, fold_
 from gprior.randomness import generator, in_plain_mode, normal
 from gprior.training.augment import USUAL, Probability, check_names, draw_changes
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features
 from gprior.training.path_length import PathLength
+from gprior.training.run import Run
 
 __all__ = ["Settings", "Trainer", "lacking_spread"]
-
-LATER = ("probability", "path_length")  # parts that checkpoints have gained
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Settings:
         return self.lr * min(1.0, 5 * (1 - step / self.steps))
 
 
-class Trainer:
+class Trainer(Run):
     """The training of a generator and its discriminator on an image set.
 
     Parameters
@@ -110,10 +106,15 @@ class Trainer:
         Where to train. On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
     """
 
+    LATER = ("probability", "path_length")
+    SHOWN = ("frechet",)
+    PARTS = ("G", "D", "ema", "opt_g", "opt_d", *LATER)
+    settings: Settings
+
     def __init__(
         self, data: ImageSet, config: dict[str, Any], settings: Settings, device: torch.device
     ) -> None:
-        self.data, self.settings, self.device = data, settings, device
+        self.data, self.device = data, device
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             self.G = StyleGAN2(**config)
@@ -122,8 +123,9 @@ class Trainer:
         for net in (self.G, self.D):
             net.float().to(memory_format=torch.channels_last).to(device)
         self.ema = copy.deepcopy(self.G).freeze()
-        self.step, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
+        # Checkpoints of older versions lack arguments that StyleGAN2 has gained since then.
+        arguments = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
+        super().__init__(settings, self.G.config, **arguments)
         self.probability = Probability.of(settings.augment, settings.augment_images)
         self.path_length = PathLength(settings.path_length)
         # Learning rates make up for the additional steps of the lazy regularisations.
@@ -133,33 +135,9 @@ class Trainer:
             for net, ratio in zip((self.G, self.D), self.ratios, strict=True)
         )
 
-    def train(
-        self,
-        tick: Callable[[dict[str, float]], object] = lambda values: None,
-        every: int = 500,
-        report: Callable[[Trainer], object] = lambda trainer: None,
-    ) -> None:
-        """Train until the last step.
-
-        Parameters
-        ----------
-        tick : callable
-            Called after each step with the losses by name.
-        every : int
-            Interval in steps at which the Fréchet distance is measured.
-        report : callable
-            Called with this trainer after each of these measurements, and at the end.
-        """
-        while self.step < self.settings.steps:
-            started = time.perf_counter()
-            values = self._step()
-            self.step += 1
-            self.seconds += time.perf_counter() - started
-            tick(values)
-            if self.step % every == 0 or self.step == self.settings.steps:
-                self.curve.append({"step": self.step, "seconds": self.seconds, **values})
-                self.curve[-1]["frechet"] = self.frechet()
-                report(self)
+    def measure(self) -> dict[str, float]:
+        """Return the Fréchet distance."""
+        return {"frechet": self.frechet()}
 
     @in_plain_mode
     @torch.enable_grad()
@@ -328,50 +306,6 @@ class Trainer:
         }
         discriminator_unit(G)
         return G
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint from which `restore` continues; an interruption leaves the old one."""
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "curve": self.curve,
-            "settings": asdict(self.settings),
-            "config": self.G.config,
-            **{name: getattr(self, name).state_dict() for name in self._parts()},
-        }
-        with atomic_write(path) as temporary:
-            torch.save(state, temporary)
-
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint written by `save`.
-
-        Raises
-        ------
-        ValueError
-            If it is a checkpoint of another architecture, or was cut short.
-        """
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            progress = state["step"], state["seconds"], state["curve"]
-            # Arguments that StyleGAN2 has gained since then had their default values.
-            defaults = {k: p.default for k, p in signature(StyleGAN2).parameters.items()}
-            config = {**defaults, **state["config"]}
-            # So had the state of options; a checkpoint from before them has none.
-            parts = {k: state[k] for k in self._parts() if k in state or k not in LATER}
-        except Exception as error:
-            raise InputError(f"{path} is no readable training checkpoint: {error}") from error
-        if config != self.G.config:
-            raise InputError(
-                f"{path} is a checkpoint of another architecture: {config}, "
-                f"not {self.G.config}; give the same sizes or another folder"
-            )
-        for name, part in parts.items():
-            getattr(self, name).load_state_dict(part)
-        self.step, self.seconds, self.curve = progress
-
-    @staticmethod
-    def _parts() -> tuple[str, ...]:
-        return ("G", "D", "ema", "opt_g", "opt_d", *LATER)
 
 
 def lacking_spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
