@@ -224,12 +224,12 @@ def minimise_model(
 
 
 def on_grid(u: Tensor) -> Tensor:
-    """Return u rounded to multiples of 2^-26, half of the digits of float64.
+    """Return u of float64 rounded to multiples of 2^-26, half of its digits.
 
     Rounding errors depend on the batch. On the grid they vanish after each step; without it they
-    grow by a factor with each one, and some rows end elsewhere. Numbers of float32 are coarser.
+    grow by a factor with each one, and some rows end elsewhere. Float32 has no digits to spare.
     """
-    return (u / GRID).round() * GRID
+    return (u / GRID).round() * GRID if u.dtype == torch.float64 else u
 
 
 @torch.no_grad()
