@@ -82,7 +82,7 @@ def best_correction(
     rows, masks, G = LinearRows(problem), observed(problem), result.generated
     residual = root_mean_square(rows.residual(G), masks)
     belief = result.diagnostics["trust"].to(residual)
-    usual = usual_strength(rows, residual, belief, torch.ones_like(belief))
+    usual = usual_strength(rows, masks, residual, belief, torch.ones_like(belief))
     pairs = [(a, factor) for a in WEIGHTS for factor in FACTORS]
     psnr = torch.tensor([
         scores(minimise_tv(rows, masks, G, torch.full_like(usual, a), f * usual, STEPS), x)[0]

@@ -124,7 +124,7 @@ plt.show()
 # %%
 # Back-projection and least squares pass the noise and the gaps between the views on to
 # the image as streaks. The generated image is what a prior of heads makes of a spine,
-# and it contradicts the measurements. The correction brings the spine back, but the
-# final image is too smooth: its data consistency is above that of the truth, so it
-# leaves out what was measured. Total variation, which knows nothing about anatomy, has
-# the smallest error. **None of these pictures is for diagnosis** (:doc:`/medical`).
+# and it contradicts the measurements. The correction sees that, and does not trust it at
+# all: the prior weight is 0, and the final image is that of total variation, whose
+# weight is chosen from the measurements alone. It is as good as with the weight that was
+# tuned on phantoms. **None of these pictures is for diagnosis** (:doc:`/medical`).

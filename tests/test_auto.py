@@ -322,6 +322,17 @@ def test_a_prior_that_is_far_off_says_nothing_about_what_is_not_seen(prior):
         assert found.strength[0] >= found.strength[2]
 
 
+def test_the_strength_is_that_of_most_measurements(prior):
+    """As in a tomograph, whose mean is measured far better than details."""
+    matrix = normal([(0, "A", i) for i in range(100)], (256,), prior.like) / 160
+    sizes = []
+    for A in (matrix, torch.cat([torch.full_like(matrix[:1], 1 / 16), matrix])):
+        problem = build_problem(prior.sample(1).flatten(1) @ A.T, A, prior, stop="fixed")
+        belief = torch.full((1,), 0.05, dtype=DOUBLE)
+        sizes.append(float(correct(problem, prior.sample(1, seed=9), belief=belief).strength[0]))
+    assert sizes[1] < 3 * sizes[0]
+
+
 def test_an_operator_that_is_not_linear_is_left_alone(prior):
     A = torch.square
     y = A(prior.sample(2))

@@ -133,7 +133,7 @@ def correct(
     noisy = problem.noise_std > 0
     informed = incoherent & (noisy | (entries(problem.held) > 0))
     hope = torch.where(incoherent, 1.0, hope_of(belief, masks, start))
-    strength = usual_strength(rows, residual, belief, hope)
+    strength = usual_strength(rows, masks, residual, belief, hope)
     weight = torch.zeros_like(belief)
     if kind == "auto":
         weight = torch.where(noisy, belief.square(), belief).clamp(DOUBTED, TRUSTED) * hope
@@ -167,7 +167,9 @@ def hope_of(belief: Tensor, masks: Leaves, image: Tensor) -> Tensor:
     return (0.5 + (belief - lost) / WIDTH).clamp(0, 1)
 
 
-def usual_strength(rows: LinearRows, residual: Tensor, belief: Tensor, hope: Tensor) -> Tensor:
+def usual_strength(
+    rows: LinearRows, masks: Leaves, residual: Tensor, belief: Tensor, hope: Tensor
+) -> Tensor:
     """Return a λ of the right order for each row, (R,).
 
     It is the noise, more of it where the prior image is to be trusted or the noise is strong, and a
@@ -179,12 +181,17 @@ def usual_strength(rows: LinearRows, residual: Tensor, belief: Tensor, hope: Ten
     ----------
     rows : LinearRows
         A and y of R rows.
+    masks : list of Tensor
+        Weights (R, ...) of the entries of y.
     residual, belief, hope : Tensor
         What G(u^) leaves of y, how far the prior is to be trusted, and `hope_of`: each (R,).
     """
     sigma = rows.problem.noise_std
     excess = (residual.square() - sigma.square()).clamp_min(0).sqrt()
-    least = rows.norm2 * (2e-4 + 8e-4 * (1 - belief) + 5e-3 * (1 - hope))
+    # The mean square of the singular values, with room for its error: most of them are far below
+    # |A| in a tomograph.
+    size = 2 * rows.gain.square() * rows.pixels / entries(masks).clamp_min(1)
+    least = size.minimum(rows.norm2) * (2e-4 + 8e-4 * (1 - belief) + 5e-3 * (1 - hope))
     strong = (1.6 * sigma / rows.gain.clamp_min(1e-30)).clamp_max(0.5)  # noise in units of pixels
     return torch.maximum(
         rows.gain * (sigma * (0.55 + strong + 2 * belief**4) + 0.1 * excess),

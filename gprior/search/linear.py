@@ -31,6 +31,8 @@ class LinearRows:
         Upper estimate of the largest eigenvalue of A^T A for each row, (R,).
     gain : Tensor
         Root mean square of the columns of A, estimated from one random image, (R,).
+    pixels : int
+        Number n of the numbers of an image.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -42,8 +44,8 @@ class LinearRows:
             self._x = torch.zeros_like(u).requires_grad_()
             self._measured = problem.measure(self._x)
         self._offset = [leaf.detach() for leaf in self._measured]
-        size = math.prod(shape)
-        self.gain = (inner(self.forward(u), self.forward(u)) / size).sqrt()
+        self.pixels = math.prod(shape)
+        self.gain = (inner(self.forward(u), self.forward(u)) / self.pixels).sqrt()
         self.norm2 = self._power(u)
 
     def forward(self, x: Tensor) -> Leaves:
