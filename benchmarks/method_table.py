@@ -51,7 +51,7 @@ def reach(prior: Prior, name: str, budget: int) -> tuple[float, float]:
     real = real_images(prior.image_shape[1:])[1]
     truth = torch.cat([prior.sample(len(real), seed=1).clamp(0, 1), real])
     result = gprior.solve(A(truth), A, prior, name, budget=budget, init=INIT, perceptual=False)
-    psnr = scores(result.x, truth)[0]
+    psnr = scores(result.generated, truth)[0]
     return statistics.median(psnr[: len(real)]), statistics.median(psnr[len(real) :])
 
 
