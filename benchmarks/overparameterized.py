@@ -2,7 +2,7 @@
 
 It repeats tables 1 to 4 and figures 6, 8 and 11 of Poirier-Ginter et al. 2022,
 "Overparameterization improves StyleGAN inversion", in relative form, on a pair of twins: two
-priors that were trained by the same command on the same phantoms, but for one word. The commands
+priors that were trained on the same phantoms by commands that differ in one word. The commands
 are in ``twins.py``.
 """
 

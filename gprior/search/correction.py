@@ -131,8 +131,8 @@ def correct(
     incoherent = sees_all(rows, masks)
     predictive = incoherent & (entries(problem.held) > 0)
     noisy = problem.noise_std > 0
-    informed = incoherent & (noisy | (entries(problem.held) > 0))
-    hope = torch.where(incoherent, 1.0, hope_of(belief, masks, start))
+    informed = predictive | (incoherent & noisy)
+    hope = torch.where(incoherent, 1.0, hope_of(belief, masks, rows.pixels))
     strength = usual_strength(rows, masks, residual, belief, hope)
     weight = torch.zeros_like(belief)
     if kind == "auto":
@@ -157,12 +157,12 @@ def correct(
     )
 
 
-def hope_of(belief: Tensor, masks: Leaves, image: Tensor) -> Tensor:
+def hope_of(belief: Tensor, masks: Leaves, pixels: int) -> Tensor:
     """Return whether the prior says something about what A does not see, in [0, 1], (R,).
 
     The more of the image is measured, the more a prior leaves that knows nothing about it.
     """
-    share = (entries(masks) / image[0].numel()).clamp_max(1)
+    share = (entries(masks) / pixels).clamp_max(1)
     lost = LOST + LOST_BY_SHARE * share
     return (0.5 + (belief - lost) / WIDTH).clamp(0, 1)
 

@@ -117,6 +117,8 @@ def coarse_trust(rows: LinearRows, images: Tensor, masks: Leaves) -> Tensor:
         Weights (R, ...) of the entries of y.
     """
     sigma2 = rows.problem.noise_std.square()
+    if not bool((sigma2 > 0).any()):
+        return torch.ones_like(sigma2)
 
     def power(leaves: Leaves) -> Tensor:
         seen = [leaf * mask for leaf, mask in zip(leaves, masks, strict=True)]
