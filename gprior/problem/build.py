@@ -14,7 +14,7 @@ from torch import Tensor
 from gprior.checks import InputError, integer
 from gprior.priors import Prior
 from gprior.problem.forward import Forward, Leaves, as_leaves, observed
-from gprior.problem.problem import Problem, entries
+from gprior.problem.problem import Problem, entries, root_mean_square
 from gprior.problem.stopping import AllSteps, Discrepancy, HoldOut, Rule, hold_out, informative
 from gprior.randomness import uniform
 
@@ -203,20 +203,15 @@ def _warn_of_other_units(
     image has very large ones. Samples are drawn only if y is far from the measurements of a random
     image in [0, 1], too.
     """
-    count = entries(masks).clamp_min(1)
-
-    def sizes(leaves: Leaves) -> Tensor:
-        squares = [leaf.abs().square() * m for leaf, m in zip(leaves, masks, strict=True)]
-        return (entries(squares) / count).sqrt()
-
-    given, usual = sizes(y), sizes(measured)
+    given, usual = (root_mean_square(leaves, masks) for leaves in (y, measured))
     image = int((given / usual.clamp_min(1e-30)).argmax())
     if not _far(float(given[image]), float(usual[image]), UNITS / 10):
         return
     rows = torch.arange(len(given), device=prior.like.device)
     with torch.no_grad():
         samples = prior.sample(SAMPLES, seed=0)
-        powers = [sizes(forward(x.expand(len(rows), -1, -1, -1), rows)).square() for x in samples]
+        each = [forward(x.expand(len(rows), -1, -1, -1), rows) for x in samples]
+    powers = [root_mean_square(leaves, masks).square() for leaves in each]
     size, sample = float(given[image]), float(torch.stack(powers).mean(0)[image].sqrt())
     if _far(size, sample, UNITS):
         warnings.warn(

@@ -208,3 +208,12 @@ class Problem:
 def entries(masks: Leaves) -> Tensor:
     """Return how many entries the masks of each row hold, (R,)."""
     return torch.stack([mask.flatten(1).sum(1) for mask in masks]).sum(0)
+
+
+def root_mean_square(leaves: Leaves, masks: Leaves) -> Tensor:
+    """Return the root mean square of the entries of a mask, (R,)."""
+    squares = [
+        (leaf.abs().square() * mask).flatten(1).sum(1)
+        for leaf, mask in zip(leaves, masks, strict=True)
+    ]
+    return (torch.stack(squares).sum(0) / entries(masks).clamp_min(1)).sqrt()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from gprior.problem import Leaves, Problem, entries
+from gprior.problem import Leaves, Problem, entries, root_mean_square
 from gprior.randomness import normal
 from gprior.search.linear import LinearRows
 
@@ -47,15 +47,6 @@ def response(problem: Problem) -> Tensor:
     size = x.square().flatten(1).mean(1).sqrt()
     differences = [a - b for a, b in zip(problem.measure(x), nothing, strict=True)]
     return (root_mean_square(differences, observed(problem)) / size).clamp_min(1e-30)
-
-
-def root_mean_square(leaves: Leaves, masks: Leaves) -> Tensor:
-    """Return the root mean square of the entries of a mask, (R,)."""
-    squares = [
-        (leaf.abs().square() * mask).flatten(1).sum(1)
-        for leaf, mask in zip(leaves, masks, strict=True)
-    ]
-    return (torch.stack(squares).sum(0) / entries(masks).clamp_min(1)).sqrt()
 
 
 @torch.no_grad()
