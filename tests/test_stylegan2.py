@@ -590,6 +590,14 @@ def test_gradients_flow_through_an_adapted_prior(tiny_prior):
     assert grad.isfinite().all() and grad.abs().sum() > 0
 
 
+def test_a_prior_that_was_cast_is_as_consistent_as_one_that_was_not(tiny_prior):
+    # What follows from the weights is computed from the rounded weights, not rounded itself.
+    prior = copy.deepcopy(tiny_prior()).float().double()
+    image = prior.sample(2)
+    fresh = copy.deepcopy(prior).unfreeze()  # which drops what follows from the weights
+    torch.testing.assert_close(fresh.sample(2), image, rtol=0, atol=1e-13)
+
+
 def test_an_adapted_prior_copies_casts_and_pickles(tiny_prior):
     adapted = copy.deepcopy(tiny_prior()).adapt((2, 16, 16), phase=torch.rand(16, 16))
     image = adapted.sample(1)

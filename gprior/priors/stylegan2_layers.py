@@ -8,6 +8,7 @@ priors are frozen with the gain folded into the weight once (`Scaled.fold_`).
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from gprior.checks import InputError
 from gprior.priors.initial import random_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Conv", "Dense", "ModulatedConv", "blur", "channels", "fold_", "ready_", "upsample"]
 
@@ -184,6 +188,14 @@ class ModulatedConv(Scaled):
     def ready_(self) -> None:
         super().ready_()
         self.power = self.weight.double().square().sum((2, 3)).to(self.weight.dtype)
+
+    def _apply(self, *args: Any, **options: Any) -> Self:
+        """Change the dtype or the device; the power is that of the weights in their new dtype."""
+        before = self.power
+        super()._apply(*args, **options)  # type: ignore[no-untyped-call]
+        if before is not None and before.dtype != self.weight.dtype:
+            self.ready_()
+        return self
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the convolution and the demodulation (B, O, 1, 1), which are to be multiplied.
