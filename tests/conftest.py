@@ -38,6 +38,9 @@ def deepinv_fft(request: pytest.FixtureRequest) -> None:
         pytest.skip("deepinv's BlurFFT does not run on a CPU with torch 2.6")
 
 
+SHARED: list[tuple[Any, Any]] = []  # the priors that tests share, and what they are made of
+
+
 @functools.cache
 def _tiny_prior(
     resolution: int, channels: int, c_dim: int, dtype: torch.dtype, critic: bool, **config: Any
@@ -72,7 +75,19 @@ def _tiny_prior(
         prior.discriminator = discriminator.eval().requires_grad_(False)
         unit = median_distance(lambda x: discriminator.features(2 * x - 1), prior.sample(40))
         prior.statistics = {"perceptual_unit": unit}
+    SHARED.append((prior, prior._fingerprint()))
     return prior
+
+
+@pytest.fixture(autouse=True)
+def _shared_priors_stay_as_they_are() -> Iterator[None]:
+    """Fail the test that changes a shared prior, and not one of those that come after it."""
+    yield
+    changed = [prior for prior, before in SHARED if prior._fingerprint() != before]
+    if changed:
+        SHARED.clear()
+        _tiny_prior.cache_clear()
+        pytest.fail("this test changed a prior that tests share: copy the prior first")
 
 
 @pytest.fixture(scope="session")
