@@ -26,7 +26,7 @@ from torch import Tensor
 from gprior.checks import InputError, integer, number
 from gprior.priors import Encoder, EncoderNetwork, Prior, generator_inputs, latent_sizes
 from gprior.randomness import generator, in_plain_mode, normal
-from gprior.training.run import Run
+from gprior.training.run import Run, fast_precision
 
 __all__ = ["EncoderSettings", "EncoderTrainer"]
 
@@ -85,7 +85,7 @@ class EncoderTrainer(Run):
     Parameters
     ----------
     prior : Prior
-        The frozen generator, in float32. On a CPU it runs in bfloat16 autocast.
+        The frozen generator, in float32. On a CPU with AVX-512 it runs in bfloat16 autocast.
     rough : sequence of callable
         Each is a function of images (B, C, H, W) and a seed that returns the pseudo-inverse images
         of measurements. A step uses one of them, with a seed of its own.
@@ -188,7 +188,7 @@ class EncoderTrainer(Run):
         u, seen = x.new_zeros(len(x), net.size), net.first.expand_as(x)
         losses: dict[str, Tensor] = {}
         for t in range(rounds):
-            with self._autocast():
+            with fast_precision(self.prior.like):
                 if t:
                     seen = self._image(u.detach(), latents)
                 u = net(rough, seen, u.detach())
@@ -234,7 +234,7 @@ class EncoderTrainer(Run):
         key = self.step // POOL_STEPS
         if self._pool[0] != key:
             _, _, latents = self._samples(key, POOL)
-            with self._autocast():
+            with fast_precision(self.prior.like):
                 parts = [self.prior(**inputs) for inputs in self._batches(latents, POOL)]
             self._pool = key, torch.cat(parts).to(self.prior.like), latents
         _, images, latents = self._pool
@@ -255,10 +255,6 @@ class EncoderTrainer(Run):
         if self.network.config["space"] != "z":
             latents["w"] = prior.mapping(z, c).to(z)
         return z, c, latents
-
-    def _autocast(self) -> torch.autocast:
-        on = self.prior.like.device.type == "cpu" and self.prior.like.dtype == torch.float32
-        return torch.autocast("cpu", torch.bfloat16, enabled=on)
 
     @in_plain_mode
     @torch.no_grad()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from gprior.checks import InputError
 from gprior.files import atomic_write
@@ -17,7 +18,23 @@ from gprior.files import atomic_write
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Run"]
+__all__ = ["Run", "fast_precision"]
+
+
+def fast_precision(like: Tensor) -> torch.autocast:
+    """Return autocast to bfloat16 where a CPU computes faster in it, and no autocast elsewhere.
+
+    Without the instructions of AVX-512, PyTorch emulates bfloat16, and a training step takes many
+    times as long as in float32.
+
+    Parameters
+    ----------
+    like : Tensor
+        Has the dtype and the device of the networks.
+    """
+    fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    on = fast and like.device.type == "cpu" and like.dtype == torch.float32
+    return torch.autocast("cpu", torch.bfloat16, enabled=on)
 
 
 class Run(ABC):

@@ -29,7 +29,7 @@ from gprior.training.augment import USUAL, Probability, check_names, draw_change
 from gprior.training.data import ImageSet
 from gprior.training.frechet import frechet_distance, random_features
 from gprior.training.path_length import PathLength
-from gprior.training.run import Run
+from gprior.training.run import Run, fast_precision
 
 __all__ = ["Settings", "Trainer", "lacking_spread"]
 
@@ -103,7 +103,8 @@ class Trainer(Run):
     settings : Settings
         Constants of the run.
     device : torch.device
-        Where to train. On a CPU the networks run in bfloat16 autocast, elsewhere in float32.
+        Where to train. On a CPU with AVX-512 the networks run in bfloat16 autocast, elsewhere in
+        float32.
     """
 
     LATER = ("probability", "path_length")
@@ -152,7 +153,7 @@ class Trainer(Run):
         with torch.no_grad():
             fake = self._generate(c, rng)
             real, fake = self._changes("real")(real), self._changes("fake")(fake)
-        with self._autocast():
+        with fast_precision(self.G.like):
             of_real = self.D(real, c)
             loss_d = F.softplus(self.D(fake, c)).mean() + F.softplus(-of_real).mean()
         self._descend(self.opt_d, loss_d)
@@ -177,7 +178,7 @@ class Trainer(Run):
         self.D.requires_grad_(False)
         change = self._changes("generator")  # one for both, so that their spreads are comparable
         fake, real = change(self._generate(c, rng)), change(real.to(self.device))
-        with self._autocast():
+        with fast_precision(self.G.like):
             features = self.D.features(fake)
             loss = F.softplus(-self.D.judge(features[-1], c)).mean()
             with torch.no_grad():
@@ -209,9 +210,6 @@ class Trainer(Run):
         classes = range(max(self.G.c_dim, 1))
         return [(self.data.labels == k).nonzero()[:, 0] for k in classes]
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.device.type == "cpu")
-
     def _one_hot(self, label: Tensor) -> Tensor | None:
         if not self.G.c_dim:
             return None
@@ -219,7 +217,7 @@ class Trainer(Run):
 
     def _generate(self, c: Tensor | None, rng: torch.Generator) -> Tensor:
         """Generate a batch of raw images with style mixing and fresh noise maps."""
-        with self._autocast():
+        with fast_precision(self.G.like):
             ws, noise = self._styles(c, rng, self.settings.batch)
             return self.G.synthesis(ws, noise=noise).float()
 
