@@ -27,6 +27,7 @@ from gprior.training import (
     phantoms,
     random_features,
 )
+from gprior.training.run import fast_precision
 
 CONFIG = {
     "img_resolution": 16,
@@ -66,6 +67,15 @@ def equal(a, b):
         if not all(torch.equal(v, two[k]) for k, v in one.items()):
             return False
     return True
+
+
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2", "DEFAULT"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cpu_computes_in_bfloat16_only_where_that_is_faster(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with fast_precision(torch.zeros(1, dtype=dtype)):
+        fast = torch.is_autocast_enabled("cpu")
+    assert fast == (capability == "AVX512" and dtype == torch.float32)
 
 
 def test_a_run_is_a_function_of_its_seed(data, trained):
