@@ -66,6 +66,8 @@ def test_main_help_lists_the_commands():
 
 def test_version():
     assert call("--version").output.strip() == f"gprior {__version__}"
+    words = [sys.executable, "-m", "gprior", "--version"]
+    assert subprocess.check_output(words, text=True).strip() == f"gprior {__version__}"
 
 
 @pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS)])
