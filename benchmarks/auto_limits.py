@@ -20,11 +20,10 @@ from torch import Tensor
 
 import gprior
 from gprior.distances import scores
-from gprior.problem import build_problem
+from gprior.problem import build_problem, root_mean_square
 from gprior.search import observed
 from gprior.search.correction import STEPS, usual_strength
 from gprior.search.linear import LinearRows
-from gprior.search.residuals import root_mean_square
 from gprior.search.tv import minimise_tv
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)

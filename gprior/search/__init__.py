@@ -58,7 +58,6 @@ from gprior.search.residuals import (
     misfit,
     observed as observed,
     response as response,
-    root_mean_square as root_mean_square,
     trust,
     trust_in as trust_in,
 )

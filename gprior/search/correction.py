@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gprior.problem import Leaves, Problem, entries
+from gprior.problem import Leaves, Problem, entries, root_mean_square
 from gprior.search.linear import LinearRows, inner, spread_out
 from gprior.search.residuals import (
     PROBES,
@@ -42,7 +42,6 @@ from gprior.search.residuals import (
     probe,
     regions,
     response,
-    root_mean_square,
     smooth_image,
     trust,
 )

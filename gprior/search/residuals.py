@@ -15,8 +15,8 @@ from gprior.randomness import normal
 from gprior.search.linear import LinearRows
 
 __all__ = [
-    "PROBES", "coarse_trust", "misfit", "observed", "probe", "regions", "response",
-    "root_mean_square", "smooth_image", "trust", "trust_in",
+    "PROBES", "coarse_trust", "misfit", "observed", "probe", "regions", "response", "smooth_image",
+    "trust", "trust_in",
 ]  # fmt: skip
 
 # Usual root mean square residual, in the limit of many measurements, as a share of the pixel range.

@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 
 from gprior.priors import Prior, moments
-from gprior.problem import Problem
+from gprior.problem import Problem, root_mean_square
 from gprior.search import (
     Adam,
     Init,
@@ -62,7 +62,6 @@ from gprior.search import (
     minimise,
     profile_likelihood,
     response,
-    root_mean_square,
     take,
     trust,
 )

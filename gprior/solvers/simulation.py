@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gprior.problem import Problem
+from gprior.problem import Problem, root_mean_square
 from gprior.randomness import normal
-from gprior.search import Watch, root_mean_square
+from gprior.search import Watch
 from gprior.solvers.auto import Auto
 
 __all__ = ["plausibility"]
