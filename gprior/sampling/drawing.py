@@ -103,7 +103,7 @@ def posterior(
         What `gprior.solve` does after its search, here for each sample with its own perturbed
         measurements: samples leave the range of the generator. None leaves them as they are.
     check : bool
-        Whether to compute ``p_value``. It takes about 3900 evaluations for every operator, noise
+        Whether to compute ``p_value``. It takes about 3500 evaluations for every operator, noise
         level and label that is new to the prior, and 80 for every image.
     seed : int or sequence of int
         One for all images, or one per image. The answer is a function of it.

@@ -112,8 +112,8 @@ def solve(
         Whether to fine-tune the weights of the generator to each image after the search and before
         the correction: see `gprior.tune`. The budget is that of the search alone.
     check : bool
-        Whether to compute `Result.plausibility`, which takes about 3900 evaluations for every
-        operator, noise level and label that is new to the prior, and 100 for every image.
+        Whether to compute `Result.plausibility`, which takes about 3500 evaluations for every
+        operator, noise level and label that is new to the prior, and 91 for every image.
     foreground : Tensor, optional
         The object's pixels, 1 inside and 0 outside, (H, W), or one mask for each image
         (B, 1, H, W). Outside, the data terms have the weight 0.3. For measurements that are
