@@ -77,7 +77,7 @@ def neighbours(result: Result, prior: Prior, n: int = 1, seed: int = 0) -> Edite
 
     def draw(name: str, shape: Sequence[int]) -> Tensor:
         keys = [(own, "neighbours", name, seed, k) for own in result.seed for k in range(n)]
-        return normal(keys, shape, prior.like).unflatten(0, (-1, n))
+        return normal(keys, shape, prior.like).view(-1, n, *shape)
 
     method = SPHInX(head=result.solver.get("head", "decoders"))
     codes = method.neighbours(code, prior, n, draw)
