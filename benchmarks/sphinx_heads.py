@@ -42,12 +42,12 @@ PROBLEMS = {  # images -> how many
 # Method -> its registered name, and the grid of rates.
 OPPONENTS: dict[str, tuple[str, list[dict[str, float]]]] = {
     "P-norm+": ("pnorm", [{"lr": lr} for lr in (0.03, 0.1, 0.3, 1.0)]),
-    "projector": ("projector", [{"lr": lr} for lr in (0.07, 0.22, 0.66)]),
+    "projector": ("projector", [{"lr": lr} for lr in (0.22, 0.66, 2.0)]),
     "I2S++": ("i2s++", [{"lr": 0.3, "lr_noise": lr} for lr in (0.1, 1.0, 3.0)]),
 }
 BEST_OPPONENT: dict[str, dict[str, float]] = {
     "P-norm+": {"lr": 0.3},
-    "projector": {"lr": 0.22},
+    "projector": {"lr": 0.66},
     "I2S++": {"lr": 0.3, "lr_noise": 3.0},
 }
 METHODS = (*PRODUCTS, *OPPONENTS)
