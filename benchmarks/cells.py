@@ -100,15 +100,19 @@ def moved(x: Tensor, angle: float = 0, scale: float = 1, shift: tuple[int, int] 
     return affine(x, angle, shifts, scale, [0.0], InterpolationMode.BILINEAR).clamp(0, 1)
 
 
+def real(prior: Prior, n: int) -> Tensor:
+    """Return up to 4 MR slices and 1 CT slice, which is the third."""
+    return real_images(prior.image_shape[1:], mr=(6, 10, 14, 17))[1][[0, 1, 4, 2, 3]][:n]
+
+
 def outside(prior: Prior, n: int) -> Tensor:
-    """Return 4 MR slices and 1 CT slice, alternating with 5 phantoms that were moved."""
-    real = real_images(prior.image_shape[1:], mr=(6, 10, 14, 17))[1][[0, 1, 4, 2, 3]]
+    """Return the real slices, alternating with 5 phantoms that were moved."""
     drawn = phantoms(range(500, 505), prior.image_shape[1], seed=UNSEEN)[0]
     movements: list[dict[str, Any]] = [
         {"angle": 20}, {"scale": 7 / 8}, {"scale": 5 / 4}, {"shift": (8, 0)}, {"angle": -30}
     ]  # fmt: skip
     others = [moved(x, **movement) for x, movement in zip(drawn, movements, strict=True)]
-    return torch.stack([x for pair in zip(real, others, strict=True) for x in pair])[:n]
+    return torch.stack([x for pair in zip(real(prior, 5), others, strict=True) for x in pair])[:n]
 
 
 def all_domains(prior: Prior, n: int) -> Tensor:
@@ -121,6 +125,7 @@ IMAGES = {
     "in range": in_range,
     "held out": held_out,
     "outside": outside,
+    "real": real,
     "all": all_domains,
 }
 
@@ -200,7 +205,7 @@ def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
         generated = scored(result.generated, x)
         values |= {f"generated {metric}": row for metric, row in generated.items()}
     for snr in cell.jitter:
-        values[f"psnr at {snr} dB"] = psnr_with_noise(result, prior, x, snr)
+        values |= scores_with_noise(result, prior, x, snr)
     return values
 
 
@@ -253,18 +258,26 @@ def tuned_weight(A: Operator, prior: Prior) -> float:
 
 
 @torch.no_grad()
-def psnr_with_noise(
+def scores_with_noise(
     result: gprior.Result, prior: Prior, x: Tensor, snr: int, draws: int = 4
-) -> list[float]:
-    """Return the PSNR of each image after noise on its styles w, averaged over draws."""
+) -> dict[str, list[float]]:
+    """Return the scores of each image after noise on its styles w, averaged over draws.
+
+    Their names are as ``"psnr at 20 dB"``.
+    """
     w = result.latents["w"]
     level = w.square().mean(tuple(range(1, w.ndim)), keepdim=True).sqrt() * 10 ** (-snr / 20)
-    total = torch.zeros(len(w))
+    found = []
     for draw in range(draws):
         noise = normal([(i, "jitter", draw) for i in range(len(w))], w.shape[1:], w)
-        image = prior(**inputs_of({**result.latents, "w": w + level * noise}))
-        total += torch.tensor(scores(image, x)[0])
-    return [round(v, 5) for v in (total / draws).tolist()]
+        found.append(scored(prior(**inputs_of({**result.latents, "w": w + level * noise})), x))
+    return {
+        f"{metric} at {snr} dB": [
+            round(statistics.fmean(values), 5)
+            for values in zip(*(part[metric] for part in found), strict=True)
+        ]
+        for metric in METRICS
+    }
 
 
 @torch.no_grad()

@@ -253,6 +253,8 @@ RULES = {
     "latents": {"init": torch.ones(2, 8), "label": 0},
     "dictionary": {"init": {"w": torch.ones(1, 6, 16).numpy()}, "label": 0},
     "encoder": {"init": lambda x: x.flatten(1)[:, :8], "label": 0},
+    "bottleneck": {"solver": "sphinx", "bottleneck": 3, "full": True},
+    "mapping network": {"solver": "sphinx", "head": "untrained"},
     "transform": {"solver": "basincma", "transform": True, "steps": (1, 1, 1), "population": 3},
     "foreground": {"solver": "basincma", "foreground": masks(2), "steps": (1, 1, 1)},
 }

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ SCRIPTS = (
     "ilo_csgm", "lbrgm_brgm", "perceptual_weight", "population", "population_choices",
     "sphinx_domains", "sphinx_rates", "tuning",
 )  # fmt: skip
-NO_RESULTS = ("overparameterized",)  # its results are not in the repository yet
+NO_RESULTS = ("overparameterized", "sphinx_heads")  # the results are not in the repository yet
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks").is_dir(), reason="only the repository has the benchmarks"
@@ -60,6 +61,18 @@ def test_each_method_has_its_best_rates(script):
         values = {name: float(v) for name, v in zip(names, rates, strict=True) if v}
         best.setdefault(method, []).append(values)
     assert best == script("sphinx_domains").BEST
+
+
+def test_opponents_have_their_best_rates(script):
+    module = script("sphinx_heads")
+    path = ROOT / "benchmarks" / "results" / "sphinx_heads.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    for method, (_, grid) in module.OPPONENTS.items():
+        keys = [module.rate(method, rates, False).key for rates in grid]
+        if not set(keys) <= set(results):
+            pytest.skip("its results are not in the repository yet")
+        psnr = [statistics.median(results[key]["psnr"]) for key in keys]
+        assert module.BEST_OPPONENT[method] == grid[psnr.index(max(psnr))]
 
 
 def test_a_run_resumes(script, tmp_path):

@@ -21,6 +21,7 @@ from gprior.editing import (
     discover,
     edit,
     interpolate,
+    neighbours,
 )
 from gprior.operators import Masking
 from gprior.priors import BigGAN, Generator
@@ -154,6 +155,62 @@ def test_styles_of_filters_and_directions_of_each_image(prior: Any) -> None:
     edited = edit(code, prior, Direction("w", each), 0.01)
     torch.testing.assert_close(edited.latents["w"] - code, 0.01 * each[:, :, None].expand_as(code))
     torch.testing.assert_close(edited.x, prior(ws=edited.latents["w"]), **EXACT)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"full": True}, {"full": True, "head": "pretrained"}, {"bottleneck": 4}]
+)
+def test_neighbours_are_drawn_from_the_heads(options: Any, prior: Any, tmp_path: Path) -> None:
+    """Many of them have the mean that the code is; a file keeps the heads; rows are their own."""
+    A = Masking(prior.image_shape, "half")
+    y = A(prior.sample(2, seed=3, label=1))
+    result = gprior.solve(
+        y, A, prior, "sphinx", label=[0, 1], steps=4, seed=[5, 6], correction="tv", **options
+    )
+    drawn = neighbours(result, prior, 100)
+    assert len(drawn) == 200 and set(drawn.latents) >= {"w"}
+    assert not {k for k in drawn.latents if k.startswith("style.")}
+    names = ("w", "content") if "full" in options else ("w",)
+    for name in names:
+        codes = drawn.latents[name].unflatten(0, (2, 100))
+        deviation = codes.std(1).square().mean().sqrt()
+        error = codes.mean(1) - result.latents[name]
+        # Means over 100 draws, and over the 64 of the code.
+        assert error.square().mean().sqrt() < 1.5 * deviation * (1 / 100 + 1 / 64) ** 0.5
+        assert deviation > 1e-3
+    spread = drawn.latents["w"].unflatten(0, (2, 100)).var(1, correction=0).mean((1, 2)).sqrt()
+    s = gprior.priors.spread(prior)
+    torch.testing.assert_close(spread / s, result.diagnostics["spread"], rtol=0.3, atol=0)
+    added = (result.x - result.generated).repeat_interleave(100, 0)
+    torch.testing.assert_close(drawn.x, drawn.generated + added, **EXACT)
+    torch.testing.assert_close(drawn.generated[:3], prior(**inputs_of(take(drawn.latents, 3))))
+
+    result.save(tmp_path / "kept.safetensors")
+    loaded = gprior.Result.load(tmp_path / "kept.safetensors")
+    again = neighbours(loaded.take([1]), prior, 2)
+    torch.testing.assert_close(again.x, drawn.x[100:102], **EXACT)
+    other = neighbours(loaded.take([1]), prior, 2, seed=1)
+    assert (other.latents["w"] - again.latents["w"]).abs().max() > 1e-3
+    assert edit(again, prior, directions(prior, 1)[0], 0.0).x.shape == again.x.shape
+
+
+def take(code: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: value[:n] for name, value in code.items()}
+
+
+def test_neighbours_need_heads(prior: Any) -> None:
+    with pytest.raises(gprior.InputError, match=r"result must have heads.*one of 'csgm'"):
+        neighbours(corrected(prior), prior)
+    A = Masking(prior.image_shape, "half")
+    y = A(prior.sample(1, label=0))
+    result = gprior.solve(y, A, prior, "sphinx", label=0, steps=1, restarts=2, keep="all")
+    with pytest.raises(gprior.InputError, match="pass its best"):
+        neighbours(result, prior)
+    for wrong, match in (({"n": 0}, "n must be an integer"), ({"seed": 0.5}, "seed must be")):
+        with pytest.raises(gprior.InputError, match=match):
+            neighbours(result.best(), prior, **wrong)
+    with pytest.raises(gprior.InputTypeError, match="result must be a Result"):
+        neighbours(result.best().latents, prior)  # type: ignore[arg-type]
 
 
 def test_state_of_an_inner_layer_moves_with_the_generator(prior: Any) -> None:

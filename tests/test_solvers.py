@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from dataclasses import fields
@@ -11,6 +12,7 @@ import torch
 
 import gprior
 from gprior.operators import Downsampling, Masking, PartialCirculant
+from gprior.priors import Wrapped
 from gprior.problem import AllSteps, Problem
 from gprior.search import AfterBlock, L1Ball, Noise, Sphere, ZPlus, inputs_of
 from gprior.search.bounds import onto_l1_ball
@@ -208,7 +210,7 @@ def test_lbfgs_stops_at_the_noise(prior):
 def test_heads_of_sphinx_are_functions_of_z(prior):
     """The code is the mean over draws; its loss is reported; the spread is what it says."""
     from gprior.priors.styles import spread
-    from gprior.solvers.sphinx import StyleHead
+    from gprior.solvers.projection_heads import StyleHead
 
     A = PartialCirculant(prior.image_shape, m=0.5)
     y = A(prior.sample(2, seed=3))
@@ -227,7 +229,7 @@ def test_heads_of_sphinx_are_functions_of_z(prior):
 
 def test_a_collapsed_head_is_reported(prior):
     """A head whose last layer ignores its input makes one code, whatever z."""
-    from gprior.solvers.sphinx import StyleHead
+    from gprior.solvers.projection_heads import StyleHead
 
     start = {"z": prior.draw([(0, "z", i) for i in range(2)])}
     start["w"] = prior.mapping(start["z"])
@@ -235,13 +237,98 @@ def test_a_collapsed_head_is_reported(prior):
     variables = space.initial(prior, start, at)
     last = "style.decoder.2.weight"
     variables[last] = variables[last] * torch.tensor([1.0, 0.0], dtype=DOUBLE).view(2, 1, 1, 1)
-    found = space.diagnose(variables, {}, at)
+    found = space.diagnose(variables, space.finish(variables, start, at), at)
     assert found["collapsed"].tolist() == [0, 1] and found["spread"][1] < 1e-9
     w = torch.stack(
         [space.decode(variables, start, step_of(rows(prior, 2), k, 0.0))["ws"] for k in range(400)]
     )
     spread = (w - w.mean(0)).square().mean((0, 2, 3)).sqrt() / 0.4
     torch.testing.assert_close(found["spread"][0], spread[0], rtol=0.1, atol=0)
+
+
+def test_the_width_of_the_bottleneck(prior):
+    A = PartialCirculant(prior.image_shape, m=0.5)
+    y = A(prior.sample(2, seed=3))
+    for d in (16, 64):
+        found = gprior.solve(y, A, prior, "sphinx", steps=3, bottleneck=d, stop="fixed")
+        assert found.latents["style.bottleneck.2.weight"].shape == (2, 256, d)
+        assert found.latents["style.decoder.0.weight"].shape == (2, prior.num_ws, d, 32)
+    usual = gprior.solve(y, A, prior, "sphinx", steps=3, stop="fixed")
+    assert usual.latents["style.bottleneck.2.weight"].shape == (2, 256, 16)
+    with pytest.raises(gprior.InputError, match="bottleneck must be an integer of at least 1"):
+        gprior.solve(y, A, prior, "sphinx", bottleneck=0)
+
+
+@pytest.mark.parametrize("c_dim", [0, 3])
+@pytest.mark.parametrize("head", ["pretrained", "untrained"])
+def test_the_mapping_network_as_a_head(head, c_dim, tiny_prior):
+    """Each image has weights of its own, and the prior keeps its weights."""
+    prior = tiny_prior(c_dim=c_dim)
+    label = {"label": [0, 2]} if c_dim else {}
+    A = PartialCirculant(prior.image_shape, m=0.5)
+    y = A(prior.sample(2, seed=3, label=1 if c_dim else None))
+    before = prior.digest()
+    options = {"head": head, "full": True, "stop": "fixed", **label}
+    found = gprior.solve(y, A, prior, "sphinx", steps=12, lr=0.01, seed=[3, 4], **options)
+    assert (found.diagnostics["spread"] > 0).all() and found.loss.isfinite().all()
+    assert prior.digest() == before
+    names = {f"style.{name}" for name, _ in prior.mapping_network.named_parameters()}
+    assert {k for k in found.latents if k.startswith("style.")} == {*names, "style.draws"}
+    for i in range(2):  # the weights that were found are those of the head
+        network = copy.deepcopy(prior.mapping_network)
+        network.load_state_dict({k[6:]: found.latents[k][i] for k in names}, strict=False)
+        z = found.latents["style.draws"][i]
+        c = prior.classes(label["label"][i], 64) if c_dim else None
+        w = torch.stack([network(z[:, layer], c).mean(0) for layer in range(prior.num_ws)])
+        torch.testing.assert_close(found.latents["w"][i], w)
+        alone = {**options, **({"label": label["label"][i]} if c_dim else {})}
+        one = gprior.solve(y[i : i + 1], A, prior, "sphinx", steps=12, lr=0.01, seed=3 + i, **alone)
+        assert (one.x[0] - found.x[i]).abs().max() < 1e-9
+    still = gprior.solve(y, A, prior, "sphinx", steps=1, seed=[3, 4], **options)
+    for name, own in prior.mapping_network.named_parameters():
+        first = still.latents[f"style.{name}"]
+        if head == "pretrained":
+            assert all(torch.equal(row, own) for row in first)
+        elif own.ndim > 1:
+            assert (first[0] - first[1]).abs().max() > 0.01
+            size = first.square().mean((1, 2)).sqrt() / own.square().mean().sqrt()
+            torch.testing.assert_close(size, torch.ones_like(size), rtol=0.3, atol=0)
+        else:
+            assert not first.any()
+
+
+def test_the_gradient_of_a_mapping_network_as_a_head(tiny_prior):
+    prior = tiny_prior(c_dim=2)
+    space = gprior.solvers.SPHInX(head="pretrained").style_head(prior)
+    z = prior.draw([(0, "z", i) for i in range(2)])
+    start = {"z": z, "c": prior.classes([0, 1], 2)}
+    start["w"] = prior.mapping(z, start["c"])
+    at = step_of(rows(prior, 2), 0, 0.0)
+    variables = space.initial(prior, start, at)
+    names = list(variables)
+
+    def styles(*weights):
+        return space.draw(dict(zip(names, weights, strict=True)), start, at)["w"]
+
+    weights = [variables[name].requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(styles, weights, fast_mode=True)
+
+
+def test_heads_that_a_prior_lacks(prior):
+    A = PartialCirculant(prior.image_shape, m=0.5)
+    y = A(prior.sample(1))
+    with pytest.raises(gprior.InputError, match="head must be one of"):
+        gprior.solve(y, A, prior, "sphinx", head="mapping")
+
+    class Opaque(Wrapped):
+        mapping_network = None
+        core = property(lambda self: self)
+
+    own = Opaque(prior)
+    with pytest.raises(gprior.InputError, match="needs a prior with a module mapping_network"):
+        gprior.solve(y, A, own, "sphinx", head="pretrained", init="random")
+    found = gprior.solve(y, A, own, "sphinx", steps=2, init="random")
+    assert found.x.isfinite().all()
 
 
 def test_clipped_noise_is_seen_by_the_search_alone(prior):

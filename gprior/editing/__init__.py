@@ -5,6 +5,7 @@ from __future__ import annotations
 from gprior.editing.axes import Direction, class_direction, directions
 from gprior.editing.blending import blend
 from gprior.editing.edits import Edited, edit, interpolate
+from gprior.editing.heads import neighbours
 from gprior.editing.series import Attribute, discover
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "discover",
     "edit",
     "interpolate",
+    "neighbours",
 ]

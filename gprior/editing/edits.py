@@ -109,14 +109,14 @@ def edit(
     """
     if layers is not None:
         direction = replace(direction, layers=layers)
-    code, added = _begin("result", result, prior)
+    code, added = begin("result", result, prior)
     code = _with_input(code, direction.input, prior)
     latents = code[direction.input]
     moved = {
         **code,
         direction.input: direction.moved(latents, _per_image("amount", amount, latents)),
     }
-    return _rendered(prior, _with_moved_state(prior, code, moved), added)
+    return rendered(prior, _with_moved_state(prior, code, moved), added)
 
 
 @in_plain_mode
@@ -174,7 +174,7 @@ def interpolate(
     """
     if space not in (None, "z", "w"):
         raise InputError(f"space must be None, 'z' or 'w', got {space!r}")
-    (one, added_a), (two, added_b) = _begin("a", a, prior), _begin("b", b, prior)
+    (one, added_a), (two, added_b) = begin("a", a, prior), begin("b", b, prior)
     if _count(one) != _count(two):
         raise InputError(f"a and b must have as many images, got {_count(one)} and {_count(two)}")
     kind = space or ("z" if "z" in one and "z" in two else "w")
@@ -186,10 +186,10 @@ def interpolate(
     code = {name: _between(name, one[name], two[name], ts) for name in one}
     nothing = prior.like.new_zeros(len(ts), *prior.image_shape)
     before, after = (nothing if added is None else added for added in (added_a, added_b))
-    return _rendered(prior, code, _line(before, after, ts))
+    return rendered(prior, code, _line(before, after, ts))
 
 
-def _begin(name: str, given: Latents, prior: Prior) -> tuple[Variables, Tensor | None]:
+def begin(name: str, given: Latents, prior: Prior) -> tuple[Variables, Tensor | None]:
     """Return the code that reaches the generator, and what a correction added to its images."""
     added = None
     if isinstance(given, (Result, Edited)):
@@ -300,7 +300,7 @@ def _state(prior: Prior, code: Variables, block: int) -> Variables:
     return {name: v for name, v in entered.items() if name.startswith("state.")}
 
 
-def _rendered(prior: Prior, code: Variables, added: Tensor | None) -> Edited:
+def rendered(prior: Prior, code: Variables, added: Tensor | None) -> Edited:
     """Return the images of a code, with what the correction had added."""
     if "transform" in code:
         prior = Transformed(prior)

@@ -15,9 +15,14 @@ rises over the first 5 % and falls over the last quarter of the run.
 The returned code is the mean of P_s and of P_c over 64 fixed draws. This code is judged at every
 tenth step and at the end. The best code, the stop and the reported loss therefore never depend on
 a single lucky draw. The weights of the heads and the draws are part of the code, as ``style.*`` and
-``content.*`` in ``Result.latents``. ``Result.diagnostics`` has ``spread``, the root mean square
+``content.*`` in ``Result.latents``, so that `gprior.editing.neighbours` can draw other codes from
+the heads of a result. ``Result.diagnostics`` has ``spread``, the root mean square
 deviation of P_s(z+) over the draws, relative to that of the styles of the prior. If it is near 0,
 the head has collapsed to a constant (then ``collapsed`` is 1), and there is no neighbourhood.
+
+Figure 2 of the paper puts the mapping network f of the prior in the place of P_s. All layers share
+f, and each layer has a z. ``head="pretrained"`` starts from the weights of f, and
+``head="untrained"`` from random ones.
 
 Differs from the authors' code
 ------------------------------
@@ -46,21 +51,22 @@ Differs from the authors' code
   over 0.45, which is the spread in the paper's generator. The authors' head starts near w = 0 for
   every prior.
 - The heads of all layers and images run as batched matrix products.
+- f starts where its weights put it, and not at the starting point. Its weights are those that its
+  layers apply. StyleGAN2 trains them times 0.01, with which a step of 0.001 would hardly move
+  them; the paper does not say which it takes. Random weights have the root mean square of the
+  weights of f, and the biases are 0.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
-from gprior.priors import HasContent, Prior, spread
+from gprior.checks import InputError, integer
+from gprior.priors import Prior, spread
 from gprior.problem import Problem
 from gprior.search import (
     GRAY_LEVEL,
@@ -71,7 +77,6 @@ from gprior.search import (
     Objective,
     Outcome,
     Space,
-    Step,
     Term,
     Variables,
     Watch,
@@ -79,16 +84,13 @@ from gprior.search import (
     perceptual,
 )
 from gprior.solvers.base import Solver
+from gprior.solvers.projection_heads import ContentHead, Head, MappingHead, StyleHead
 from gprior.solvers.terms import trapezoid
 
 __all__ = ["SPHInX"]
 
-BOTTLENECK = (512, 256, 16)  # widths of the layers that all decoders share
-DECODER = (32, 64)  # widths of the hidden layers of a decoder
-CONTENT = (8, 32, 128)  # channels of s, and of the layers before the last
-DRAWS = 64  # fixed draws over which the returned code is a mean
-PAPER_SPREAD = 0.45  # spread of the styles of the paper's generator, which fits this head
-COLLAPSED = 0.01  # a head has collapsed below this fraction of the spread of the prior's styles
+Draw = Callable[[str, Sequence[int]], Tensor]
+HEADS = ("decoders", "pretrained", "untrained")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,12 @@ class SPHInX(Solver):
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
+    head : {"decoders", "pretrained", "untrained"}
+        The network P_s: the paper's, with a decoder for each layer; or the mapping network of the
+        prior, from its own weights or from random weights (figure 2 of the paper). A mapping
+        network takes only the class from ``init``.
+    bottleneck : int
+        Width d ≥ 1 of the bottleneck of the paper's P_s. A mapping network has none.
     clip_noise : float
         Standard deviation σ ≥ 0 of the noise for the authors' way of denoising, in pixel units. At
         every step, clip(x + σ n, 0, 1) with new noise n takes the place of x. It is meant for a y
@@ -115,6 +123,12 @@ class SPHInX(Solver):
     steps, init, perceptual, max_batch
         See `Solver`. The paper has 10000 steps. The output of the style head starts around the
         styles of ``init``.
+
+    Raises
+    ------
+    InputError
+        If ``head`` is another name, if ``bottleneck`` is less than 1, or, when an image is
+        solved, if ``head`` needs a mapping network and the prior has none.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "w", "content", "noise"})
@@ -127,10 +141,18 @@ class SPHInX(Solver):
     full: bool = False
     pixel: float = GRAY_LEVEL
     feature: float = 1.0
+    head: str = "decoders"
+    bottleneck: int = 16
     clip_noise: float = 0.0
     lr: float = 1e-3
     lr_content: float = 0.03
     lr_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        integer("bottleneck", self.bottleneck, least=1)
+        if self.head not in HEADS:
+            raise InputError(f"head must be one of {list(HEADS)}, got {self.head!r}")
 
     def cost(self, classes: int) -> float:
         """Return the evaluations, which include those that judge the mean over the draws."""
@@ -138,8 +160,7 @@ class SPHInX(Solver):
 
     def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over the heads."""
-        prior = problem.prior
-        space: Space = StyleHead(spread(prior))
+        space: Space = self.style_head(problem.prior)
         if self.full:
             space = space & ContentHead() & Noise(drawn=True)
 
@@ -159,127 +180,48 @@ class SPHInX(Solver):
         )
         return self.search(problem, watch, objective, (space, adam))
 
+    def style_head(self, prior: Prior) -> Head:
+        """Return P_s for a prior.
 
-@dataclass(frozen=True)
-class StyleHead(Space):
-    """The weights of P_s, which maps z+ (R, L, z_dim) to w+ (R, L, w_dim).
-
-    Each row has one head.
-
-    Attributes
-    ----------
-    s : float
-        Spread of the styles of the prior.
-    """
-
-    s: float
-    needs = frozenset({"w"})
-
-    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
-        layers, w_dim = int(start["w"].shape[1]), int(start["w"].shape[2])
-        bottleneck = (start["z"].shape[1], *BOTTLENECK)
-        decoder = (BOTTLENECK[-1], *DECODER, w_dim)
-        weights: Variables = {}
-        parts: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
-            ("bottleneck", bottleneck, ()),
-            ("decoder", decoder, (layers,)),
-        )
-        for part, widths, copies in parts:
-            for k, (n_in, n_out) in enumerate(pairwise(widths)):
-                for kind, shape in (("weight", (n_in, n_out)), ("bias", (1, n_out))):
-                    name = f"style.{part}.{k}.{kind}"
-                    weights[name] = uniform(step.draw(name, (*copies, *shape))) / math.sqrt(n_in)
-        return weights
-
-    def draws(self, t: float) -> bool:
-        return True
-
-    def draw(self, variables: Variables, start: Variables, step: Step) -> Variables:
-        z = step.draw("style", (1, *start["w"].shape[1:2], start["z"].shape[1]))
-        return {**variables, "w": start["w"] + self.offsets(variables, z)[:, 0]}
-
-    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
-        z = self.fixed_draws(variables, step)
-        w = start["w"] + self.offsets(variables, z).mean(1)
-        return {**variables, "style.draws": z, "w": w}
-
-    def diagnose(self, variables: Variables, code: Variables, step: Step) -> Variables:
-        """Return ``spread`` and ``collapsed``, each (R,).
-
-        ``spread`` is the deviation of the styles over the draws relative to that of the prior, and
-        ``collapsed`` is 1 if it is below 0.01.
+        Raises
+        ------
+        InputError
+            If it is the mapping network, and the prior has none.
         """
-        w = self.offsets(variables, self.fixed_draws(variables, step))
-        spread = (w - w.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt() / self.s
-        return {"spread": spread, "collapsed": (spread < COLLAPSED).to(spread)}
+        if self.head == "decoders":
+            return StyleHead(spread(prior), self.bottleneck)
+        network = getattr(prior.core, "mapping_network", None)
+        if not isinstance(network, nn.Module):
+            raise InputError(
+                f"head={self.head!r} needs a prior with a module mapping_network, as StyleGAN2 "
+                f"has, and {prior.name} has none; use head='decoders'"
+            )
+        return MappingHead(spread(prior), network, self.head == "pretrained")
 
-    def fixed_draws(self, variables: Variables, step: Step) -> Tensor:
-        """Return the 64 draws of z+ over which the code is a mean, (R, 64, L, z_dim)."""
-        layers = variables["style.decoder.0.weight"].shape[1]
-        z_dim = variables["style.bottleneck.0.weight"].shape[1]
-        return step.fixed("style-mean", (DRAWS, layers, z_dim))
+    def neighbours(self, code: Variables, prior: Prior, n: int, draw: Draw) -> Variables:
+        """Return codes that are drawn from the heads of a code, each (R n, ...).
 
-    def offsets(self, variables: Variables, z: Tensor) -> Tensor:
-        """Return the offsets of the styles (R, n, L, w_dim) for z (R, n, L, z_dim)."""
-        R, n, L = z.shape[:3]
-        x = fully_connected(variables, "style.bottleneck", z.reshape(R, n * L, -1), len(BOTTLENECK))
-        x = x.view(R, n, L, -1).transpose(1, 2)  # (R, L, n, 16): one product per layer
-        x = fully_connected(variables, "style.decoder", x, len(DECODER) + 1)
-        return x.transpose(1, 2) * (self.s / PAPER_SPREAD)
-
-
-@dataclass(frozen=True)
-class ContentHead(Space):
-    """The weights of P_c, which maps s (R, 8, 4, 4) to the content (R, C, 4, 4).
-
-    Each row has one head.
-    """
-
-    needs = frozenset({"content"})
-
-    def initial(self, prior: Prior, start: Variables, step: Step) -> Variables:
-        widths = (*CONTENT, cast(HasContent, prior).content_shape[0])
-        weights: Variables = {}
-        for k, shape in enumerate(pairwise(widths)):
-            weight = step.draw(f"content.{k}", shape)
-            weights[f"content.{k}.weight"] = weight
-            if k < len(CONTENT) - 1:
-                weights[f"content.{k}.bias"] = torch.zeros_like(weight[:, :1])
-        return weights
-
-    def draws(self, t: float) -> bool:
-        return True
-
-    def draw(self, variables: Variables, start: Variables, step: Step) -> Variables:
-        s = step.draw("content", (1, CONTENT[0], 16))
-        return {**variables, "content": self.contents(variables, s)[:, 0]}
-
-    def finish(self, variables: Variables, start: Variables, step: Step) -> Variables:
-        s = step.fixed("content-mean", (DRAWS, CONTENT[0], 16))
-        content = self.contents(variables, s).mean(1)
-        return {**variables, "content.draws": s, "content": content}
-
-    def contents(self, variables: Variables, s: Tensor) -> Tensor:
-        """Return the contents (R, n, C, 4, 4) for s (R, n, 8, 16)."""
-        R, n = s.shape[:2]
-        x = s.transpose(2, 3).reshape(R, n * 16, -1)
-        for k in range(len(CONTENT)):
-            weight = variables[f"content.{k}.weight"]
-            x = x @ weight / math.sqrt(weight.shape[1])
-            if k < len(CONTENT) - 1:
-                x = F.leaky_relu(x + variables[f"content.{k}.bias"], 0.2) * math.sqrt(2)
-        return x.view(R, n, 16, -1).transpose(2, 3).reshape(R, n, -1, 4, 4)
-
-
-def fully_connected(variables: Variables, name: str, x: Tensor, layers: int) -> Tensor:
-    """Apply fully connected layers with a ReLU between them; each row has separate weights."""
-    for k in range(layers):
-        x = x @ variables[f"{name}.{k}.weight"] + variables[f"{name}.{k}.bias"]
-        if k < layers - 1:
-            x = x.relu()
-    return x
-
-
-def uniform(x: Tensor) -> Tensor:
-    """Map standard normal numbers to uniform ones on [-1, 1]."""
-    return torch.erf(x / math.sqrt(2))
+        Parameters
+        ----------
+        code : dict of Tensor
+            A code that the method returned, such as ``Result.latents``, each (R, ...).
+        prior : Prior
+            The generator.
+        n : int
+            Number of codes for each row of the code.
+        draw : callable
+            (name, shape) -> standard normal numbers (R, n, *shape).
+        """
+        head, fixed = self.style_head(prior), code["style.draws"]
+        centre = code["w"] - head.offsets(code, fixed).mean(1)
+        z = draw("style", fixed.shape[2:])
+        drawn = {"w": centre[:, None] + head.offsets(code, z)}
+        if "content.draws" in code:
+            s = draw("content", code["content.draws"].shape[2:])
+            drawn["content"] = ContentHead().contents(code, s)
+        same = {
+            name: value.repeat_interleave(n, 0)
+            for name, value in code.items()
+            if name not in drawn and not name.startswith(("style.", "content."))
+        }
+        return same | {name: value.flatten(0, 1) for name, value in drawn.items()}
