@@ -75,6 +75,7 @@ from gprior.search import (
     Term,
     Variables,
     Watch,
+    absolute,
     judgements,
     perceptual,
 )
@@ -103,6 +104,8 @@ class SPHInX(Solver):
         the domain of the prior, with thousands of steps. False searches the style head alone.
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     clip_noise : float
@@ -126,6 +129,7 @@ class SPHInX(Solver):
     init: Init = "mean"
     full: bool = False
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
     clip_noise: float = 0.0
     lr: float = 1e-3
@@ -151,7 +155,9 @@ class SPHInX(Solver):
             return at.problem.mean_square(predicted, at.problem.fit)
 
         objective = Objective(
-            Term("fidelity", self.pixel, mean_square, data=True), perceptual(self.feature)
+            Term("fidelity", self.pixel, mean_square, data=True),
+            absolute(self.absolute),
+            perceptual(self.feature),
         )
         adam = Adam(
             {"style": self.lr, "content": self.lr_content, "noise": self.lr_noise},
