@@ -1,9 +1,9 @@
 """Whether path-length regularization makes inversion easier: ``python benchmarks/path_length.py``.
 
-L-BRGM (Conmy et al. 2021, section 2.2) uses StyleGAN2 because its path-length regularizer makes the
+L-BRGM (Conmy et al. 2021, section 2) uses StyleGAN2 because its path-length regularizer makes the
 generator easier to invert. Here two priors were trained by commands that differ in this regularizer
-alone; the commands are in ``twins.py``. Held-out phantoms are inverted in w and in w+, by the search
-that ``overparameterized.py`` also uses.
+alone; the commands are in ``twins.py``. Held-out phantoms are inverted in w and in w+, by the same
+search as in ``overparameterized.py``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The grid of start, space and loss for plain searches: ``python benchmarks/summary_grid.py``.
 
-Reviews of inversion by optimization (such as Yang et al. 2023, "GAN inversion: a survey") name three
-choices: where the search starts (mean, random, encoder), what it searches (z, w, w+), and what it
-minimises (L2, a perceptual distance, both). Here is every combination, and the best of 100 random
-latents and, for w+, a random latent per layer as further starts. Half mask and x4 super-resolution;
-12 phantoms on which the prior was not trained; 200 evaluations of each image, in which the
-candidates of a start count. The perceptual distance has the features of the prior's discriminator.
-In "both" its weight is 1750, at which it is about a quarter of the loss at x4
+Reviews of inversion by optimization (such as Yang et al. 2023, "GAN inversion: a survey") name
+three choices: where the search starts (mean, random, encoder), what it searches (z, w, w+), and
+what it minimises (L2, a perceptual distance, both). Here is every combination, with two further
+starts: the best of 100 random latents and, for w+, a random latent per layer. Half mask and x4
+super-resolution; 8 phantoms on which the prior was not trained; 150 evaluations of each image, in
+which the candidates of a start count. The perceptual distance has the features of the prior's
+discriminator. In "both" its weight is 1750, at which it is about a quarter of the loss at x4
 (``perceptual_weight.py``).
 """
 
@@ -50,7 +50,9 @@ def choices() -> list[Choice]:
 def part(choice: Choice, quick: bool) -> Cell:
     """Return the cell of a combination."""
     A, loss, space, init = choice
-    rows, budget = ((0, 2), 40) if quick else ((0, 12), 200)
+    rows, budget = ((0, 2), 8) if quick else ((0, 8), 150)
+    if quick and init == "best-of:100":
+        init = "best-of:6"
     constants = {"budget": budget, "spaces": space, "init": init, **LOSSES[loss]}
     return Cell("held out", rows, A, "latent", constants)
 

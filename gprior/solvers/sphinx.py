@@ -105,7 +105,7 @@ class SPHInX(Solver):
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
     absolute : float
-        Weight λ_abs ≥ 0 of the mean of |y - A x|.
+        Weight λ_abs ≥ 0 of the mean of |y - A x|, where ``clip_noise`` adds nothing to x.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     clip_noise : float
