@@ -1,14 +1,17 @@
-"""The twins of ``overparameterized.py``, and what it measures of them.
+r"""The twins of ``overparameterized.py`` and ``path_length.py``, and what is measured of them.
 
 Every distance between images is on the features of a fixed random network, which no method
 optimises. All searches optimise the same features, those of the baseline's discriminator.
 
-These commands train the twins, one after the other, in the folder ``runs`` of the repository::
+These commands train the twins, one after the other, in the folder ``runs`` of the repository. The
+last one is for ``path_length.py`` alone::
 
     twin="--resolution 32 --channel-max 64 --w-dim 64 --mapping-layers 2 --no-noise"
-    twin="$twin --path-length 2 --steps 4000 --device cpu"
-    gprior train --out runs/overparameterized/baseline $twin
-    gprior train --out runs/overparameterized/overparameterized $twin --overparameterized
+    twin="$twin --steps 4000 --device cpu"
+    gprior train --out runs/overparameterized/baseline $twin --path-length 2
+    gprior train --out runs/overparameterized/overparameterized $twin --path-length 2 \
+        --overparameterized
+    gprior train --out runs/overparameterized/unregularized $twin
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from gprior.training import (
 )
 
 RUNS = Path(__file__).parents[1] / "runs" / "overparameterized"
-BASELINE, OVER = "baseline", "overparameterized"
+BASELINE, OVER, UNREGULARIZED = "baseline", "overparameterized", "unregularized"
 TINY = {"img_resolution": 16, "img_channels": 1, "c_dim": 3, "z_dim": 8, "w_dim": 8}
 TINY |= {"channel_base": 128, "channel_max": 8, "num_mapping_layers": 2, "use_noise": False}
 # Name of a space -> constants of the solver.

@@ -250,6 +250,8 @@ RULES = {
     "classifier": {"label": lambda x: torch.tensor([[0.5, 0.5], [0.1, 0.9]])},
     "classes": {"label": None, "init": "best-of:4"},
     "mean": {"init": "mean"},
+    "layers": {"init": "random-layers"},
+    "realism": {"solver": "csgm", "realism": 1.0, "absolute": 2.0},
     "latents": {"init": torch.ones(2, 8), "label": 0},
     "dictionary": {"init": {"w": torch.ones(1, 6, 16).numpy()}, "label": 0},
     "encoder": {"init": lambda x: x.flatten(1)[:, :8], "label": 0},

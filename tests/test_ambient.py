@@ -143,6 +143,8 @@ OPTIONS = {
     "noise": {"noise_std": [0.1, 0.2], "stop": "discrepancy"},
     "classes": {"init": "best-of:4"},
     "mean": {"init": "mean", "restarts": 2},
+    "layers": {"init": "random-layers", "restarts": 2},
+    "realism": {"solver": "csgm", "realism": 1.0, "absolute": 2.0},
     "latents": {"init": [[0.1] * 8] * 2, "label": 0},
     "soft label": {"label": [0.3, 0.7]},
     "classifier": {"label": lambda x: x.new_tensor([[0.5, 0.5], [0.1, 0.9]])},

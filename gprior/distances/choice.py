@@ -13,7 +13,7 @@ from torch import Tensor
 from gprior.checks import InputError, InputTypeError
 from gprior.distances.features import FeatureDistance, median_distance
 from gprior.distances.lpips import BACKBONES, Perceptual, locate, on_this_machine
-from gprior.priors import Prior
+from gprior.priors import Prior, as_criticised
 
 __all__ = ["NAMES", "check_perceptual", "choose", "discriminator_unit", "unit_of"]
 
@@ -165,14 +165,11 @@ def _discriminator_maps(prior: Prior) -> Callable[[Tensor], list[Tensor]]:
     critic = prior.discriminator
     if critic is None:
         raise InputError("this prior has no discriminator, and so no features of its own")
-    size = critic.config["img_resolution"]
 
     def features(x: Tensor) -> list[Tensor]:
         """Bring a smaller measurement to the size of the features, by area (as BRGM does)."""
         if tuple(x.shape[2:]) != prior.image_shape[1:]:
             x = F.interpolate(x, size=prior.image_shape[1:], mode="area")
-        x = prior.restore(x)
-        x = x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode="area")
-        return critic.features(2 * x - 1)
+        return critic.features(as_criticised(prior, critic, x))
 
     return features

@@ -25,6 +25,11 @@ from gprior.priors.inputs import (
     HasPhase as HasPhase,
 )
 from gprior.priors.prior import Label, Prior
+from gprior.priors.realism import (
+    as_criticised as as_criticised,
+    discriminator_of as discriminator_of,
+    logits as logits,
+)
 from gprior.priors.sharing import (
     detached as detached,
     place_of as place_of,

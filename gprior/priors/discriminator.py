@@ -78,10 +78,17 @@ class Discriminator(nn.Module):
         """Return logits (B,), higher for real images; ``raw`` is (B, C, H, W) in [-1, 1]."""
         return self.judge(self.features(raw)[-1], c)
 
-    def judge(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """Return logits (B,) computed from the last map of `features`."""
-        x = self.conv(torch.cat([x, minibatch_std(x.float()).to(x.dtype)], 1))
-        logits = self.out(self.dense(x.flatten(1))).float()
+    def judge(self, x: Tensor, c: Tensor | None = None, deviation: float | None = None) -> Tensor:
+        """Return logits (B,) computed from the last map of `features`.
+
+        A ``deviation`` replaces the standard deviation over the images of the batch. Then each
+        image is judged for itself.
+        """
+        shape = (len(x), 1, *x.shape[2:])
+        std = minibatch_std(x.float()) if deviation is None else x.new_full(shape, deviation)
+        x = self.conv(torch.cat([x, std.to(x.dtype)], 1))
+        logits = self.out(self.dense(x.flatten(1)))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         total: Tensor = logits.sum(1) if c is None else (logits * c).sum(1)
         return total
 
@@ -89,7 +96,7 @@ class Discriminator(nn.Module):
 def minibatch_std(x: Tensor, group: int = 4) -> Tensor:
     """Return the standard deviation over groups of images, averaged to one map (B, 1, H, W).
 
-    Only training uses it, since it makes an image depend on the others of its batch.
+    It makes an image depend on the others of its batch, so searches use a typical value of it.
     """
     size = group if x.shape[0] % group == 0 else x.shape[0]
     grouped = x.reshape(size, -1, *x.shape[1:])

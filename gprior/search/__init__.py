@@ -47,6 +47,7 @@ from gprior.search.objective import (
     fidelity,
     perceptual,
     profile_likelihood,
+    realism,
     total as total,
 )
 from gprior.search.optimizer import Adam, Optimizer, rate as rate
@@ -66,6 +67,7 @@ from gprior.search.space import Space, Step, inputs_of
 from gprior.search.start import (
     ENCODER as ENCODER,
     LATENTS,
+    LAYERS as LAYERS,
     Init,
     candidates,
     check_init,
@@ -137,6 +139,7 @@ __all__ = [
     "perceptual",
     "population_size",
     "profile_likelihood",
+    "realism",
     "sample_members",
     "starting_point",
     "trust",

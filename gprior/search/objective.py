@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gprior.priors import Prior, discriminator_of, logits
 from gprior.problem import Leaves, Problem, entries
 from gprior.search.rows import Variables
 from gprior.search.space import Step
@@ -22,12 +24,15 @@ __all__ = [
     "fidelity",
     "perceptual",
     "profile_likelihood",
+    "realism",
 ]
 
 # 1 / 2 sigma^2 for a sigma of one gray level of 8 bits: the data weight where the noise level
 # is unknown. Where it is known, the discrepancy principle ends the fit in time.
 GRAY_LEVEL = 255**2 / 2
 PERCEPTUAL = "perceptual"  # name of the terms that need the problem's perceptual distance
+ABSOLUTE, REALISM = "absolute", "realism"
+OPTIONAL = (PERCEPTUAL, ABSOLUTE, REALISM)  # names of the terms that are left out at weight 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +101,7 @@ def absolute(weight: float) -> Term:
     def value(at: Iterate) -> Tensor:
         return at.problem.mean_absolute(at.predicted, at.problem.fit)
 
-    return Term("absolute", weight, value, data=True)
+    return Term(ABSOLUTE, weight, value, data=True)
 
 
 def profile_likelihood(weight: float, factor: str) -> Term:
@@ -137,6 +142,33 @@ def perceptual(weight: float) -> Term:
     return Term(PERCEPTUAL, weight, value, data=True)
 
 
+def realism(weight: float, prior: Prior) -> Term:
+    """Return -log D(x) as a term: how real the image looks to the discriminator of the prior.
+
+    D is the sigmoid of the logit of the discriminator, for the class of the image. The term
+    compares nothing with y, so it does not choose between candidates of the start.
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the term.
+    prior : Prior
+        The prior of the problem.
+
+    Raises
+    ------
+    InputError
+        If the weight is not 0 and the prior has no discriminator of `gprior train`.
+    """
+    if weight:
+        discriminator_of(prior)
+
+    def value(at: Iterate) -> Tensor:
+        return F.softplus(-logits(at.problem.prior, at.image, at.start.get("c")))
+
+    return Term(REALISM, weight, value)
+
+
 class Objective:
     """J = sum over terms of weight times value, per row.
 
@@ -144,7 +176,8 @@ class Objective:
     ----------
     *terms : Term
         The terms. One named ``"perceptual"`` is left out where the problem has no perceptual
-        distance, and where its weight is 0.
+        distance. Those named ``"perceptual"``, ``"absolute"`` and ``"realism"`` are left out where
+        their weight is 0.
 
     Examples
     --------
@@ -154,7 +187,7 @@ class Objective:
     """
 
     def __init__(self, *terms: Term) -> None:
-        self.terms = tuple(t for t in terms if t.weight or t.name != PERCEPTUAL)
+        self.terms = tuple(t for t in terms if t.weight or t.name not in OPTIONAL)
 
     def __call__(self, iterate: Iterate, data_alone: bool = False) -> dict[str, Tensor]:
         """Return every weighted term, each (R,); with ``data_alone`` those that look at y."""

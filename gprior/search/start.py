@@ -14,18 +14,20 @@ from gprior.checks import InputError
 from gprior.priors import Encoder, Prior
 from gprior.problem import Problem
 from gprior.randomness import generator
+from gprior.search.latent_spaces import ZPlus
 from gprior.search.objective import Iterate, Objective, total
 from gprior.search.rows import Variables, join, take
 from gprior.search.space import inputs_of
 
 __all__ = [
-    "ENCODER", "LATENTS", "Init", "candidates", "check_init", "latents_of", "names_encoder",
-    "starting_point",
+    "ENCODER", "LATENTS", "LAYERS", "Init", "candidates", "check_init", "latents_of",
+    "names_encoder", "starting_point",
 ]  # fmt: skip
 
 Init = str | os.PathLike[str] | Callable[[Tensor], Any]
 
 ENCODER = "encoder"  # the ``init`` of a search that starts from the prior's own encoder
+LAYERS = "random-layers"  # the ``init`` of a search that starts from a random latent per layer
 LATENTS = "latents"  # the ``init`` of a search that starts from `Problem.latents`
 NEAREST = 100  # draws among which the z of a mean style is looked for
 CLASSES = 100  # tried where the class is unknown, unless "best-of:N" has more candidates
@@ -39,13 +41,15 @@ def check_init(init: Any) -> None:
     InputError
         The message lists the kinds.
     """
-    named = isinstance(init, str) and (init in ("mean", "random", LATENTS) or candidates(init))
+    named = isinstance(init, str) and (
+        init in ("mean", "random", LAYERS, LATENTS) or candidates(init)
+    )
     named = named or names_encoder(init)
     if not (named or isinstance(init, (Tensor, Mapping)) or callable(init)):
         raise InputError(
-            "init must be 'mean', 'random', 'best-of:N' with N >= 1, 'encoder', the .safetensors "
-            "file of an encoder, latents (a tensor or a dictionary with 'z' or 'w'), or a callable "
-            f"image -> latents; got {init!r}"
+            "init must be 'mean', 'random', 'best-of:N' with N >= 1, 'random-layers', 'encoder', "
+            "the .safetensors file of an encoder, latents (a tensor or a dictionary with 'z' or "
+            f"'w'), or a callable image -> latents; got {init!r}"
         )
 
 
@@ -129,7 +133,8 @@ def starting_point(
     objective : Objective
         Its data terms choose between candidates.
     init : str
-        ``"mean"``, ``"random"``, ``"best-of:N"``, or ``"latents"`` for those of the problem.
+        ``"mean"``, ``"random"``, ``"best-of:N"``, ``"random-layers"``, or ``"latents"`` for those
+        of the problem.
     at_once : int
         Candidates through the generator at once.
 
@@ -137,9 +142,15 @@ def starting_point(
     -------
     start : dict
         ``z`` (R, z_dim) and, where the prior has them, ``w`` (R, num_ws, w_dim) and
-        ``c`` (R, c_dim).
+        ``c`` (R, c_dim). ``"random-layers"`` adds ``z+`` (R, num_ws, z_dim), with w_i = M(z_i) and
+        the first of them as ``z``.
     cost : Tensor
         Evaluations spent, (R,).
+
+    Raises
+    ------
+    InputError
+        If the prior has no style per layer for ``"random-layers"``, or latents are missing.
     """
     prior, R, c = problem.prior, len(problem), problem.label
     nothing = torch.zeros(R, dtype=torch.float64, device="cpu")
@@ -152,8 +163,12 @@ def starting_point(
     options: list[Variables] = []
     for vectors in classes:
         for k in range(-(-n // len(classes))):
-            mean = init == "mean"
-            options.append(_mean(problem, vectors) if mean else _draw(problem, vectors, k))
+            if init == "mean":
+                options.append(_mean(problem, vectors))
+            elif init == LAYERS:
+                options.append(_layers(problem, vectors))
+            else:
+                options.append(_draw(problem, vectors, k))
     if len(options) == 1:
         return options[0], nothing
     return _best(problem, objective, options, at_once), nothing + len(options) / 3
@@ -180,6 +195,21 @@ def _complete(prior: Prior, z: Tensor, c: Tensor | None) -> Variables:
 
 def _draw(problem: Problem, c: Tensor | None, k: int) -> Variables:
     return _complete(problem.prior, problem.prior.draw(problem.draw_keys("start", k)), c)
+
+
+def _layers(problem: Problem, c: Tensor | None) -> Variables:
+    """Return a random latent for each layer: the candidates that ``"best-of:L"`` would have."""
+    prior = problem.prior
+    if "w" not in prior.inputs:
+        raise InputError(
+            f"init={LAYERS!r} needs a prior with one style per layer, and this prior has the "
+            f"inputs {sorted(prior.inputs)}; choose init='random'"
+        )
+    first = _draw(problem, c, 0)
+    layers = range(first["w"].shape[1])
+    z = torch.stack([prior.draw(problem.draw_keys("start", k)) for k in layers], 1)
+    with torch.no_grad():
+        return {**first, "z+": z, "w": ZPlus(prior).styles(z, c).clone()}
 
 
 def _mean(problem: Problem, c: Tensor | None) -> Variables:

@@ -15,6 +15,7 @@ from gprior.distances import check_perceptual
 from gprior.priors import Prior
 from gprior.problem import Problem
 from gprior.search import (
+    LAYERS,
     Init,
     Objective,
     Optimizer,
@@ -45,9 +46,10 @@ class Solver:
         Number of steps of the gradient loop, at least 1. If a method has several stages, a tuple
         has one number for each stage, and one number is divided in the proportions of the paper.
     init : str or callable
-        Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, ``"encoder"`` for the encoder of
-        the prior, the ``.safetensors`` file of one, a callable (pseudo-inverse image -> latents),
-        or ``"latents"`` for the latents that are passed to `gprior.solve`.
+        Starting point: ``"mean"``, ``"random"``, ``"best-of:N"``, ``"random-layers"`` for a random
+        latent per layer, ``"encoder"`` for the encoder of the prior, the ``.safetensors`` file of
+        one, a callable (pseudo-inverse image -> latents), or ``"latents"`` for the latents that are
+        passed to `gprior.solve`.
     perceptual : bool, str, callable or None
         Whether there is a perceptual term. None adds it if the measurement is an image, True
         requires it, and False leaves it out. A name in `gprior.distances.NAMES`, a
@@ -154,12 +156,18 @@ class Solver:
         Raises
         ------
         InputError
-            If the space starts from z, and the given latents have no z.
+            If the space starts from z, and the given latents have no z. If it has one z for all
+            layers, and ``init`` is ``"random-layers"``.
         """
         latents = problem.latents
         if space.from_z and latents is not None and "z" not in latents:
             raise InputError(
                 f"{type(self).__name__} starts from z, but init has {sorted(latents)}; add z to it"
+            )
+        if self.init == LAYERS and space.from_z and "w" not in space.needs:
+            raise InputError(
+                f"init={LAYERS!r} needs a search of one latent or style per layer, and "
+                f"{type(self).__name__} searches one z for all layers; choose init='random'"
             )
         return starting_point(problem, objective, self.init, self.max_batch)
 

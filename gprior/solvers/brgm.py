@@ -53,6 +53,7 @@ from gprior.search import (
     Term,
     Watch,
     WPlus,
+    absolute,
     fidelity,
     perceptual,
 )
@@ -70,6 +71,8 @@ class BRGM(Solver):
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
         The paper's value is 65.
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     gaussian : float
@@ -87,6 +90,7 @@ class BRGM(Solver):
     steps: int = 500
     init: Init = "mean"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 0.87
     gaussian: float = 0.195
     cosine: float = 3.0
@@ -103,6 +107,7 @@ class BRGM(Solver):
 
         objective = Objective(
             fidelity(self.pixel),
+            absolute(self.absolute),
             perceptual(self.feature),
             Term("gaussian", self.gaussian, gaussian),
             Term("cosine", self.cosine, lambda at: cosine_disagreement(at.variables["w"])),

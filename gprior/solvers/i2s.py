@@ -39,6 +39,7 @@ from gprior.search import (
     Outcome,
     Watch,
     WPlus,
+    absolute,
     fidelity,
     perceptual,
 )
@@ -56,6 +57,8 @@ class I2S(Solver):
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
         The paper's value is 4.
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     lr : float
@@ -69,12 +72,15 @@ class I2S(Solver):
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
     lr: float = 0.22
 
     def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over w+."""
-        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
+        objective = Objective(
+            fidelity(self.pixel), absolute(self.absolute), perceptual(self.feature)
+        )
         adam = Adam(self.lr * spread(problem.prior))
         return self.search(problem, watch, objective, (WPlus(), adam))
 
@@ -89,7 +95,7 @@ class I2SPlusPlus(I2S):
         Number of steps for w+ and for the noise maps.
     lr_noise : float
         Step size of Adam for the entries of the noise maps.
-    pixel, feature, lr, init, perceptual, max_batch
+    pixel, absolute, feature, lr, init, perceptual, max_batch
         See `I2S`.
     """
 
@@ -100,7 +106,9 @@ class I2SPlusPlus(I2S):
 
     def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over w+, then over the noise maps."""
-        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
+        objective = Objective(
+            fidelity(self.pixel), absolute(self.absolute), perceptual(self.feature)
+        )
         adam = Adam({"w": self.lr * spread(problem.prior), "noise": self.lr_noise})
         stages = (WPlus(), adam), (FixedStyles() & Noise(), adam)
         return self.search(problem, watch, objective, *stages)

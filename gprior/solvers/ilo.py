@@ -58,6 +58,7 @@ from gprior.search import (
     Watch,
     Z,
     ZPlus,
+    absolute,
     fidelity,
     perceptual,
 )
@@ -82,6 +83,8 @@ class ILO(Solver):
         before the last block.
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples. The
         authors' value is 0 for inpainting and compressed sensing. For super-resolution it equals
@@ -110,6 +113,7 @@ class ILO(Solver):
     steps: int | tuple[int, ...] = (300, 200, 100, 100)
     init: Init = "random"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 0.0
     cross: float = 0.01
     radius: str | float | tuple[float, ...] | None = "auto"
@@ -132,7 +136,7 @@ class ILO(Solver):
     def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Run the rounds; each starts from the best image so far."""
         prior = problem.prior
-        terms = [fidelity(self.pixel), perceptual(self.feature)]
+        terms = [fidelity(self.pixel), absolute(self.absolute), perceptual(self.feature)]
         if "w" in prior.inputs and self.cross:
             terms.append(Term("cross", self.cross, lambda at: geodesic_cross(at.variables["z+"])))
         adam = Adam(self.lr, schedule=trapezoid(0.75))

@@ -6,6 +6,9 @@ space alone. The objective is ::
 
     J = λ_pix |y - A G(u)|² + λ_vgg |φ(y) - φ(A G(u))|²
 
+The term |y - A G(u)|_1 and -log D(G(u)), the adversarial loss that the survey of Yang et al. 2023
+lists (arXiv:2301.08281), can be added. They are off by default.
+
 Step sizes of w are in units of its spread s. The other variables have a spread of about 1, so
 their step sizes need no unit.
 """
@@ -36,9 +39,11 @@ from gprior.search import (
     WPlus,
     Z,
     ZPlus,
+    absolute,
     fidelity,
     minimise_by_lbfgs,
     perceptual,
+    realism,
 )
 from gprior.solvers.base import Solver
 
@@ -63,8 +68,12 @@ class Latent(Solver):
         after the other.
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
+    realism : float
+        Weight ≥ 0 of -log D(x), where D is the discriminator of the prior.
     lr, lr_content, lr_noise : float
         Step sizes of Adam for the latent (in units of s for w, w+ and w++), for the content and for
         the noise maps. L-BFGS does not use them.
@@ -83,7 +92,9 @@ class Latent(Solver):
     spaces: str | tuple[str, ...] = ("w+",)
     optimizer: str = "adam"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
+    realism: float = 0.0
     lr: float = 0.1
     lr_content: float = 0.01
     lr_noise: float = 0.1
@@ -120,7 +131,12 @@ class Latent(Solver):
     def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J over the product of the spaces."""
         space = self.space(problem.prior)
-        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
+        objective = Objective(
+            fidelity(self.pixel),
+            absolute(self.absolute),
+            perceptual(self.feature),
+            realism(self.realism, problem.prior),
+        )
         if self.optimizer == "lbfgs":
             start, cost = self.starting_point(problem, objective, space)
             outcome = minimise_by_lbfgs(problem, space, objective, start, self.total, watch)

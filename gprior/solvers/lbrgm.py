@@ -61,6 +61,7 @@ from gprior.search import (
     Term,
     Watch,
     WPlus,
+    absolute,
     fidelity,
     perceptual,
 )
@@ -78,6 +79,8 @@ class LBRGM(Solver):
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
         The value is 1.3 in the paper and 13 in the authors' code.
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples. It
         acts only if ``perceptual`` switches the term on.
@@ -111,6 +114,7 @@ class LBRGM(Solver):
     steps: int = 500
     init: Init = "best-of:100"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.75
     map: float = 6.0
     latent: float = 0.4
@@ -135,6 +139,7 @@ class LBRGM(Solver):
 
         objective = Objective(
             fidelity(self.pixel),
+            absolute(self.absolute),
             perceptual(self.feature),
             Term("map", self.map, map_term),
             Term("latent", self.latent, lambda at: at.variables["z"].square().mean(1)),

@@ -52,6 +52,7 @@ from gprior.search import (
     W,
     Watch,
     WPlus,
+    absolute,
     fidelity,
     perceptual,
 )
@@ -100,6 +101,8 @@ class Overparameterized(Solver):
     ----------
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     lr : float
@@ -128,6 +131,7 @@ class Overparameterized(Solver):
     steps: int | tuple[int, ...] = 1000
     init: Init = "mean"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
     lr: float = 0.11
     truncation: float = 0.9
@@ -148,7 +152,9 @@ class Overparameterized(Solver):
     def run(self, problem: Problem, watch: Watch) -> Outcome:
         """Minimise J from the starting point."""
         prior = problem.prior
-        objective = Objective(fidelity(self.pixel), perceptual(self.feature))
+        objective = Objective(
+            fidelity(self.pixel), absolute(self.absolute), perceptual(self.feature)
+        )
         space = self.styles(prior) & Truncation(self.truncation, self.until)
         return self.search(problem, watch, objective, (space, Adam(self.lr * spread(prior))))
 

@@ -46,6 +46,7 @@ from gprior.search import (
     Term,
     Variables,
     Watch,
+    absolute,
     fidelity,
     perceptual,
 )
@@ -64,6 +65,8 @@ class PNorm(Solver):
     ----------
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     norm : float
@@ -79,6 +82,7 @@ class PNorm(Solver):
     steps: int = 1300
     init: Init = "mean"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
     norm: float = 8.0
     lr: float = 0.1
@@ -88,6 +92,7 @@ class PNorm(Solver):
         space = Whitened(*moments(problem.prior))
         objective = Objective(
             fidelity(self.pixel),
+            absolute(self.absolute),
             perceptual(self.feature),
             Term("norm", self.norm, lambda at: at.variables["v"].square().mean((1, 2))),
         )

@@ -232,10 +232,7 @@ class Population(Solver):
 
     def objective(self) -> Objective:
         """Return the objective J."""
-        terms = [fidelity(self.pixel), perceptual(self.feature)]
-        if self.absolute:
-            terms.insert(1, absolute(self.absolute))
-        return Objective(*terms)
+        return Objective(fidelity(self.pixel), absolute(self.absolute), perceptual(self.feature))
 
     def prepare(
         self,

@@ -41,6 +41,7 @@ from gprior.search import (
     Variables,
     W,
     Watch,
+    absolute,
     fidelity,
     judgements,
     perceptual,
@@ -62,6 +63,8 @@ class Projector(Solver):
     ----------
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     noise : float
@@ -79,6 +82,7 @@ class Projector(Solver):
     steps: int = 1000
     init: Init = "mean"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
     noise: float = 1e5
     jitter: float = 0.05
@@ -96,6 +100,7 @@ class Projector(Solver):
         space = Jittered(eta) & Noise(drawn=True, standard=True)
         objective = Objective(
             fidelity(self.pixel),
+            absolute(self.absolute),
             perceptual(self.feature),
             Term("noise", self.noise, lambda at: noise_autocorrelation(at.inputs["noise"])),
         )

@@ -33,7 +33,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gprior.problem import Problem
-from gprior.search import Adam, Init, Iterate, Noise, Objective, Outcome, Sphere, Term, Watch, ZPlus
+from gprior.search import (
+    Adam,
+    Init,
+    Iterate,
+    Noise,
+    Objective,
+    Outcome,
+    Sphere,
+    Term,
+    Watch,
+    ZPlus,
+    absolute,
+)
 from gprior.solvers.base import Solver
 from gprior.solvers.terms import geodesic_cross, one_cycle_drop
 
@@ -48,6 +60,8 @@ class PULSE(Solver):
     ----------
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     tolerance : float
         ε ≥ 0, in squared pixel units. The data term is constant where the mean of (y - A x)² is
         below ε. The paper's value is 2e-3.
@@ -68,6 +82,7 @@ class PULSE(Solver):
     steps: int = 400
     init: Init = "random"
     pixel: float = 100.0
+    absolute: float = 0.0
     tolerance: float = 0.0
     cross: float = 0.05
     noises: int = 5
@@ -82,6 +97,7 @@ class PULSE(Solver):
 
         objective = Objective(
             Term("fidelity", self.pixel, bounded, data=True),
+            absolute(self.absolute),
             Term("cross", self.cross, lambda at: geodesic_cross(at.inputs["ws"])),
         )
         adam = Adam(self.lr, schedule=one_cycle_drop)

@@ -48,6 +48,7 @@ from gprior.search import (
     W,
     Watch,
     WPlus,
+    absolute,
     fidelity,
     rate,
 )
@@ -113,6 +114,8 @@ class Robust(Solver):
     ----------
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     lr : tuple of 3 float
@@ -125,6 +128,7 @@ class Robust(Solver):
     steps: int | tuple[int, ...] = (150, 150, 150)
     init: Init = "mean"
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
     lr: tuple[float, float, float] = (0.008, 0.002, 0.0005)
 
@@ -133,7 +137,7 @@ class Robust(Solver):
         prior = problem.prior
         length = spread(prior) * prior.w_avg.shape[-1] ** 0.5
         halvings = Term(PERCEPTUAL, self.feature, over_halvings, data=True)
-        objective = Objective(fidelity(self.pixel), halvings)
+        objective = Objective(fidelity(self.pixel), absolute(self.absolute), halvings)
         spaces = W(), WPlus(), Filters(cast(HasFilters, prior).num_filters)
         stages = [
             (space, NormalizedGradient(lr * length))

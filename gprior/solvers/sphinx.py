@@ -80,6 +80,7 @@ from gprior.search import (
     Term,
     Variables,
     Watch,
+    absolute,
     judgements,
     perceptual,
 )
@@ -105,6 +106,8 @@ class SPHInX(Solver):
         the domain of the prior, with thousands of steps. False searches the style head alone.
     pixel : float
         Weight λ_pix ≥ 0 of the mean of (y - A x)² over the observed entries, for images in [0, 1].
+    absolute : float
+        Weight λ_abs ≥ 0 of the mean of |y - A x|, where ``clip_noise`` adds nothing to x.
     feature : float
         Weight λ_vgg ≥ 0 of the perceptual distance, in units of its median over prior samples.
     head : {"decoders", "pretrained", "untrained"}
@@ -140,6 +143,7 @@ class SPHInX(Solver):
     init: Init = "mean"
     full: bool = False
     pixel: float = GRAY_LEVEL
+    absolute: float = 0.0
     feature: float = 1.0
     head: str = "decoders"
     bottleneck: int = 16
@@ -172,7 +176,9 @@ class SPHInX(Solver):
             return at.problem.mean_square(predicted, at.problem.fit)
 
         objective = Objective(
-            Term("fidelity", self.pixel, mean_square, data=True), perceptual(self.feature)
+            Term("fidelity", self.pixel, mean_square, data=True),
+            absolute(self.absolute),
+            perceptual(self.feature),
         )
         adam = Adam(
             {"style": self.lr, "content": self.lr_content, "noise": self.lr_noise},

@@ -99,9 +99,9 @@ def solve(
         restart, x (B, restarts, C, H, W), with its criterion: see `Result.best`.
     init : str, path, tensor, dict or callable, optional
         Starting point in place of the solver's own: ``"mean"``, ``"random"``,
-        ``"best-of:N"``, ``"encoder"`` for the encoder that ships with the prior, the
-        ``.safetensors`` file of an encoder, latents, or a callable (pseudo-inverse image ->
-        latents), such as a `gprior.load_encoder`.
+        ``"best-of:N"``, ``"random-layers"`` for a random latent per layer, ``"encoder"`` for the
+        encoder that ships with the prior, the ``.safetensors`` file of an encoder, latents, or a
+        callable (pseudo-inverse image -> latents), such as a `gprior.load_encoder`.
     correction : {"default", "auto", "tv"} or None
         What follows the search, to repair what the generator cannot say: see
         `gprior.search.correction`. ``"auto"`` minimises the data term and the total variation of
