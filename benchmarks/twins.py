@@ -1,17 +1,18 @@
-r"""The twins of ``overparameterized.py`` and ``path_length.py``, and what is measured of them.
+"""The twins of ``overparameterized.py`` and ``path_length.py``, and what is measured of them.
 
 Every distance between images is on the features of a fixed random network, which no method
 optimises. All searches optimise the same features, those of the baseline's discriminator.
 
-These commands train the twins, one after the other, in the folder ``runs`` of the repository. The
-last one is for ``path_length.py`` alone::
+These commands train the twins, each in one to two hours of one core. The last one is for
+``path_length.py`` alone. The file ``phantom-32.safetensors`` of each run belongs in the folder
+``weights`` beside this script, under the name of the run. That of the baseline is there already::
 
     twin="--resolution 32 --channel-max 64 --w-dim 64 --mapping-layers 2 --no-noise"
-    twin="$twin --steps 4000 --device cpu"
-    gprior train --out runs/overparameterized/baseline $twin --path-length 2
-    gprior train --out runs/overparameterized/overparameterized $twin --path-length 2 \
-        --overparameterized
-    gprior train --out runs/overparameterized/unregularized $twin
+    twin="$twin --steps 3000 --device cpu"
+    gprior train --out runs/baseline $twin --path-length 2
+    gprior train --out runs/overparameterized $twin --path-length 2 --overparameterized
+    gprior train --out runs/unregularized $twin
+    cp runs/unregularized/phantom-32.safetensors benchmarks/weights/unregularized.safetensors
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from gprior.training import (
     random_features,
 )
 
-RUNS = Path(__file__).parents[1] / "runs" / "overparameterized"
+WEIGHTS = Path(__file__).parent / "weights"
 BASELINE, OVER, UNREGULARIZED = "baseline", "overparameterized", "unregularized"
 TINY = {"img_resolution": 16, "img_channels": 1, "c_dim": 3, "z_dim": 8, "w_dim": 8}
 TINY |= {"channel_base": 128, "channel_max": 8, "num_mapping_layers": 2, "use_noise": False}
@@ -94,7 +95,7 @@ def twin(name: str, quick: bool) -> Any:
         trainer = Trainer(data, config, Settings(steps=1, batch=4), torch.device("cpu"))
         trainer.train()
         return trainer.finish().freeze()
-    path = RUNS / name / "phantom-32.safetensors"
+    path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         raise SystemExit(f"{path} is missing; train the twins first:\n{__doc__}")
     return gprior.load_prior(path)

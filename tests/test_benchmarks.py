@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
-    "augmentation", "auto_limits", "calibration", "compare_methods", "default", "encoder",
-    "ilo_csgm", "lbrgm_brgm", "perceptual_weight", "population", "population_choices",
+    "augmentation", "auto_limits", "auto_pieces", "calibration", "compare_methods", "default",
+    "encoder", "ilo_csgm", "lbrgm_brgm", "perceptual_weight", "population", "population_choices",
     "sphinx_domains", "sphinx_rates", "tuning",
 )  # fmt: skip
 # Their results are not in the repository yet.
