@@ -1,8 +1,8 @@
 """The grid of start, space and loss for plain searches: ``python benchmarks/summary_grid.py``.
 
-Reviews of inversion by optimization (such as Yang et al. 2023, "GAN inversion: a survey") name
-three choices: where the search starts (mean, random, encoder), what it searches (z, w, w+), and
-what it minimises (L2, a perceptual distance, both). Here is every combination, with two further
+Zimand 2025, "GAN inversion: summary and optimization-based implementation review", names three
+choices: where the search starts (mean, random, encoder), what it searches (z, w, w+), and what it
+minimises (L2, a perceptual distance, both). Here is every combination, with two further
 starts: the best of 100 random latents and, for w+, a random latent per layer. Half mask and x4
 super-resolution; 8 phantoms on which the prior was not trained; 150 evaluations of each image, in
 which the candidates of a start count. The perceptual distance has the features of the prior's

@@ -6,8 +6,8 @@ space alone. The objective is ::
 
     J = λ_pix |y - A G(u)|² + λ_vgg |φ(y) - φ(A G(u))|²
 
-The term |y - A G(u)|_1 and -log D(G(u)), the adversarial loss that the survey of Yang et al. 2023
-lists (arXiv:2301.08281), can be added. They are off by default.
+The term |y - A G(u)|_1 and -log D(G(u)), the adversarial loss of the reviews of
+Xia et al. 2022 (arXiv:2101.05278) and Zimand 2025, can be added. They are off by default.
 
 Step sizes of w are in units of its spread s. The other variables have a spread of about 1, so
 their step sizes need no unit.
