@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -23,7 +25,7 @@ def twins(request, tiny_prior):
     """Return an ordinary prior and an overparameterized one with the same weights."""
     options = {"critic": True, "use_noise": False}
     plain = tiny_prior(16, 1, request.param, **options)
-    over = tiny_prior(16, 1, request.param, **options, overparameterized=True)
+    over = copy.deepcopy(tiny_prior(16, 1, request.param, **options, overparameterized=True))
     over.load_state_dict(plain.state_dict())
     return plain, over
 

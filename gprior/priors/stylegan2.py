@@ -9,7 +9,7 @@ with the latents of Poirier-Ginter et al. 2022, "Overparameterization improves S
 from __future__ import annotations
 
 from collections.abc import Mapping as AnyMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from gprior.priors.prior import Prior
 from gprior.priors.stylegan2_blocks import Block, Mapping, StyledConv, correlated
 from gprior.priors.stylegan2_layers import ModulatedConv, channels
 from gprior.randomness import normal
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Noise = str | Sequence[Tensor] | AnyMapping[int, Tensor]
 NOISE_MODES = ("const", "zero", "random")
@@ -152,15 +149,6 @@ class StyleGAN2(Prior):
         """Return the architecture and the sizes of z and w."""
         kind, rows = ("overparameterized ", f"{self.rows} x ") if self.rows else ("", "")
         return f"{kind}StyleGAN2, z {self.z_dim}, w {self.num_ws} x {rows}{self.w_dim}"
-
-    def unfreeze(self) -> Self:
-        """Let gradients reach the weights of the generator; return self."""
-        stored = self._known().stored
-        for module in self.modules():
-            if isinstance(module, ModulatedConv):
-                module.power = None  # computed from weights that may change from now on
-        self.statistics = stored  # the weights themselves are still the same
-        return super().unfreeze()
 
     def _draw_inputs(
         self, keys: Sequence[Sequence[int | str]], truncation: float | None

@@ -8,7 +8,6 @@ priors are frozen with the gain folded into the weight once (`Scaled.fold_`).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,9 +15,6 @@ from torch import Tensor, nn
 
 from gprior.checks import InputError
 from gprior.priors.initial import random_weights
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["Conv", "Dense", "ModulatedConv", "blur", "channels", "fold_", "ready_", "upsample"]
 
@@ -160,14 +156,7 @@ class ModulatedConv(Scaled):
 
     So the whole batch shares one weight, and gradients with respect to styles never pass
     through weights.
-
-    Attributes
-    ----------
-    power : Tensor or None
-        sum_k W_oik^2 of folded weights; None if they may change.
     """
-
-    power: Tensor | None
 
     def __init__(
         self,
@@ -182,20 +171,6 @@ class ModulatedConv(Scaled):
         super().__init__((n_out, n_in, size, size), bias=None)
         self.affine = Dense(w_dim, n_in, bias=1.0)
         self.up, self.demodulate, self.eps = up, demodulate, eps
-        self.register_buffer("power", None, persistent=False)
-
-    @torch.no_grad()
-    def ready_(self) -> None:
-        super().ready_()
-        self.power = self.weight.double().square().sum((2, 3)).to(self.weight.dtype)
-
-    def _apply(self, *args: Any, **options: Any) -> Self:
-        """Change the dtype or the device; the power is that of the weights in their new dtype."""
-        before = self.power
-        super()._apply(*args, **options)  # type: ignore[no-untyped-call]
-        if before is not None and before.dtype != self.weight.dtype:
-            self.ready_()
-        return self
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the convolution and the demodulation (B, O, 1, 1), which are to be multiplied.
@@ -218,9 +193,7 @@ class ModulatedConv(Scaled):
             y = F.conv2d(x * scale, weight, padding=weight.shape[-1] // 2)
         if not self.demodulate:
             return y, None
-        power = self.power
-        if power is None or self.weight.requires_grad:
-            power = weight.square().sum((2, 3))
+        power = weight.square().sum((2, 3))
         demod = torch.rsqrt(style.square() @ power.t() + self.eps)
         return y, demod[:, :, None, None]
 

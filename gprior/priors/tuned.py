@@ -46,8 +46,7 @@ class Tunable(Wrapped):
                 f"the weights of {base.name} cannot be tuned: it is compiled by TorchScript; load "
                 "it as an ordinary module"
             )
-        # A prior may keep values that follow from its weights; `unfreeze` drops them.
-        super().__init__(view_of(base).unfreeze().requires_grad_(False))
+        super().__init__(view_of(base).requires_grad_(False))
         self.inputs = base.inputs - {"phase"}  # it is searched with the other latents, if at all
 
     def forward(self, weights: dict[str, Tensor] | None = None, **inputs: Any) -> Tensor:
@@ -154,7 +153,7 @@ class TunedWeights:
                 "prior must be the one that was tuned, in the same dtype: the weights belong to "
                 f"{self.prior[:16]}, and the digest of this prior is {prior.digest()[:16]}"
             )
-        own = copy.deepcopy(prior).unfreeze()  # which drops what follows from the old weights
+        own = copy.deepcopy(prior)
         weights = dict(own.named_parameters())
         for name, difference in differences.items():
             if name not in weights or weights[name].shape != difference.shape:
