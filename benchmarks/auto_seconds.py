@@ -37,9 +37,14 @@ def cells(quick: bool) -> list[Cell]:
 
 
 def tables(results: Results, quick: bool) -> dict[str, Table]:
-    """Return seconds per image and mean PSNR by problem, method and number of evaluations."""
+    """Return seconds per image and mean PSNR by problem, method and number of evaluations.
+
+    What has no result yet has no row.
+    """
     rows = [["Problem", "Method", "Evaluations", "Seconds per image", "PSNR"]]
     for one in cells(quick):
+        if one.key not in results:
+            continue
         found, count = results[one.key], one.rows[1]
         means = (f"{statistics.fmean(part(found['psnr'], d)):.1f}" for d in range(3))
         budget = str(one.constants["budget"])

@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
-    "augmentation", "auto_limits", "auto_pieces", "calibration", "compare_methods", "default",
-    "encoder", "ilo_csgm", "lbrgm_brgm", "perceptual_weight", "population", "population_choices",
-    "sphinx_domains", "sphinx_rates", "tuning",
+    "augmentation", "auto_limits", "auto_pieces", "auto_seconds", "calibration", "compare_methods",
+    "default", "encoder", "ilo_csgm", "lbrgm_brgm", "perceptual_weight", "population",
+    "population_choices", "sphinx_domains", "sphinx_rates", "tuning",
 )  # fmt: skip
 # Their results are not in the repository yet.
 NO_RESULTS = ("overparameterized", "path_length", "sphinx_heads", "stopping", "summary_grid")
