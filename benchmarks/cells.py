@@ -176,14 +176,19 @@ def operator(name: str, prior: Prior) -> Operator:
 # --- Running ---------------------------------------------------------------------------------
 
 
-def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
-    """Solve a cell and return its scores, one per image."""
+def posed(cell: Cell, device: str) -> tuple[Prior, Operator, Tensor, Tensor]:
+    """Return the prior, A, the true images and their measurements, for a process of one thread."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     prior = gprior.load_prior(PRIOR)
     x, A = truth(cell, prior), operator(cell.operator, prior)
     y = A(x)  # on the CPU, so that the noise is the same for every device
-    prior, A, x, y = prior.to(device), A.to(device), x.to(device), y.to(device)
+    return prior.to(device), A.to(device), x.to(device), y.to(device)
+
+
+def compute(cell: Cell, device: str = "cpu") -> dict[str, Any]:
+    """Solve a cell and return its scores, one per image."""
+    prior, A, x, y = posed(cell, device)
     if cell.solver == "A+":
         return scored(A.A_dagger(y), x)
     if cell.solver == "tv":

@@ -12,11 +12,10 @@ the prior was not trained and for 4 images outside its domain.
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import torch
-from cells import PRIOR, Cell, Results, Table, main, middle, operator, scored, truth
+from cells import Cell, Results, Table, main, middle, posed, scored
 from torch import Tensor
 
 import gprior
@@ -53,12 +52,7 @@ def cells(quick: bool) -> list[Cell]:
 
 def followed(cell: Cell, device: str) -> dict[str, Any]:
     """Solve a cell and return its scores, and the PSNR and the step of each rule."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    prior = gprior.load_prior(PRIOR)
-    x, A = truth(cell, prior), operator(cell.operator, prior)
-    y = A(x)  # on the CPU, so that the noise is the same for every device
-    prior, A, x, y = prior.to(device), A.to(device), x.to(device), y.to(device)
+    prior, A, x, y = posed(cell, device)
     steps = cell.constants["steps"]
     psnr, losses = (torch.full((steps, len(x)), fill) for fill in (-torch.inf, torch.inf))
 
